@@ -1,0 +1,96 @@
+"""The append-only record of who did what. Below all apps: it names people by id and text, not by foreign key."""
+
+from __future__ import annotations
+
+import contextvars
+import uuid
+from typing import TYPE_CHECKING, Any, Protocol
+
+from django.db import models
+from django.db.models.functions import Now
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+
+class Actor(Protocol):
+    uid: uuid.UUID
+
+    def __str__(self) -> str: ...
+
+
+class Origin:
+    """Where an act comes from: address, request id and signed-in identity of the running request."""
+
+    def __init__(self, address: str = "", request_id: str = "", identity: str = "") -> None:
+        self.address, self.request_id, self.identity = address, request_id, identity
+
+
+origin: contextvars.ContextVar[Origin] = contextvars.ContextVar("audit_origin", default=Origin())
+
+
+class AuditEvent(models.Model):
+    """One act. Rows are only ever inserted (a database trigger refuses UPDATE and DELETE)."""
+
+    class Result(models.TextChoices):
+        DONE = "done"
+        REFUSED = "refused"
+        FAILED = "failed"
+
+    at = models.DateTimeField(db_default=Now())
+    action = models.CharField(max_length=60)
+    actor_uid = models.UUIDField(null=True)
+    actor_name = models.CharField(max_length=200, blank=True)
+    identity = models.CharField(max_length=520, blank=True)
+    object_type = models.CharField(max_length=40, blank=True)
+    object_id = models.CharField(max_length=200, blank=True)
+    result = models.CharField(max_length=10, choices=Result, default=Result.DONE)
+    reason = models.CharField(max_length=200, blank=True)
+    detail = models.JSONField(default=dict, blank=True)
+    address = models.CharField(max_length=45, blank=True)
+    request_id = models.CharField(max_length=40, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["actor_uid", "-id"], name="audit_actor"),
+            models.Index(fields=["object_type", "object_id"], name="audit_object"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.actor_name or '-'} {self.action} {self.result}"
+
+
+def record(
+    action: str,
+    *,
+    actor: Actor | None = None,
+    about: tuple[str, object] | None = None,
+    result: AuditEvent.Result = AuditEvent.Result.DONE,
+    reason: str = "",
+    **detail: Any,
+) -> AuditEvent:
+    """Write one row for one act; `about` is (kind, public id). Inside a transaction it stands or falls with the act.
+
+    Never pass secrets or claims in `detail`.
+    """
+    where = origin.get()
+    kind, key = about or ("", "")
+    return AuditEvent.objects.create(
+        action=action,
+        actor_uid=actor.uid if actor else None,
+        actor_name=str(actor)[:200] if actor else "",
+        identity=where.identity[:520],
+        object_type=kind,
+        object_id=str(key)[:200],
+        result=result,
+        reason=reason[:200],
+        detail=detail,
+        address=where.address,
+        request_id=where.request_id,
+    )
+
+
+def set_origin(request: HttpRequest, request_id: str) -> contextvars.Token[Origin]:
+    """Bind the running request to the acts recorded while it lasts."""
+    return origin.set(Origin(address=request.META.get("REMOTE_ADDR", "") or "", request_id=request_id))

@@ -1,0 +1,21 @@
+"""Liveness and readiness for load balancers; leaks nothing."""
+
+from __future__ import annotations
+
+from django.db import DatabaseError, connection
+from django.http import HttpRequest, JsonResponse
+
+
+def live(request: HttpRequest) -> JsonResponse:
+    """The process answers."""
+    return JsonResponse({"status": "ok"})
+
+
+def ready(request: HttpRequest) -> JsonResponse:
+    """The process can work: PostgreSQL answers. Redis only makes things fast, so it does not count."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError:
+        return JsonResponse({"status": "database-unavailable"}, status=503)
+    return JsonResponse({"status": "ok"})

@@ -1,0 +1,58 @@
+"""The one family of errors that people see: a stable code, an HTTP status and whose turn it is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Blame(StrEnum):
+    """Who can mend it: decides the tone of the page and the level of the log line."""
+
+    USER = "user"
+    OPERATOR = "operator"
+    OUTSIDE = "outside"
+
+
+class PortalError(Exception):
+    """An error with a stable kebab-case `code`, listed in docs/reference/errors.md.
+
+    `message` is one sentence a scientist understands; `next_step` says what to do. Details that help only
+    an operator go to the log, never in here.
+    """
+
+    code = "internal"
+    status = 500
+    blame = Blame.OPERATOR
+    message = "Something went wrong on our side."
+    next_step = "Try again in a minute; if it stays, tell support the request id below."
+
+    def __init__(self, message: str = "", *, next_step: str = "") -> None:
+        self.message = message or self.message
+        self.next_step = next_step or self.next_step
+        super().__init__(self.message)
+
+
+class NotFound(PortalError):
+    """Unknown and not visible are the same answer, byte for byte."""
+
+    code, status, blame = "not-found", 404, Blame.USER
+    message = "There is nothing here, or it is not open to you."
+    next_step = "Check the address or the DOI, or sign in if your team can see it."
+
+
+class Forbidden(PortalError):
+    code, status, blame = "forbidden", 403, Blame.USER
+    message = "Your role does not allow this."
+    next_step = "Ask the owner or an operator of the portal."
+
+
+class BadRequest(PortalError):
+    code, status, blame = "bad-request", 400, Blame.USER
+    message = "The portal could not read this request."
+    next_step = "Go back and correct it."
+
+
+class Conflict(PortalError):
+    code, status, blame = "conflict", 409, Blame.USER
+    message = "This cannot be done right now."
+    next_step = "Reload the page and look at the present state."

@@ -1,0 +1,3 @@
+from portal.audit import AuditEvent
+
+__all__ = ["AuditEvent"]

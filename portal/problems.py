@@ -1,0 +1,98 @@
+"""Errors as RFC 9457 problem+json for programs and as pages for people, with the same code and request id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from rest_framework import exceptions as drf
+from rest_framework.response import Response
+
+from portal.lib.errors import BadRequest, Blame, Forbidden, NotFound, PortalError
+
+log = structlog.get_logger("portal.problems")
+
+
+def document(error: PortalError, request_id: str, **more: Any) -> dict[str, Any]:
+    """Return the problem document; `type` is the anchor of the code in the errors reference."""
+    return {
+        "type": f"urn:beamport:error:{error.code}",
+        "title": error.message,
+        "status": error.status,
+        "code": error.code,
+        "detail": error.next_step,
+        "request_id": request_id,
+        **more,
+    }
+
+
+def respond(request: HttpRequest, error: PortalError) -> HttpResponse:
+    """Answer a request with an error: JSON under /api/, a page elsewhere."""
+    request_id = getattr(request, "request_id", "")
+    if error.blame is not Blame.USER:
+        log.error("problem", code=error.code, detail=str(error), exc_info=error.__cause__)
+    if request.path.startswith("/api/"):
+        return JsonResponse(
+            document(error, request_id), status=error.status, content_type="application/problem+json"
+        )
+    context = {"error": error, "request_id": request_id, **getattr(error, "context", {})}
+    return render(request, f"errors/{error.code}.html" if error.code == "bad-pid" else "errors/error.html", context, status=error.status)
+
+
+_DRF: dict[type[Exception], type[PortalError]] = {
+    Http404: NotFound,
+    drf.NotFound: NotFound,
+    PermissionDenied: Forbidden,
+    drf.PermissionDenied: Forbidden,
+    drf.ParseError: BadRequest,
+}
+
+
+class NotSignedIn(PortalError):
+    code, status, blame = "not-signed-in", 401, Blame.USER
+    message = "You are not signed in."
+    next_step = "Sign in, or send a valid token."
+
+
+class Invalid(BadRequest):
+    code = "invalid"
+    message = "Some fields are not right."
+    next_step = "Correct the fields named under `errors`."
+
+
+def drf_handler(error: Exception, context: dict[str, Any]) -> Response | None:
+    """Turn what a DRF view raised into problem+json (settings.REST_FRAMEWORK EXCEPTION_HANDLER)."""
+    request = context["request"]
+    request_id = getattr(request._request, "request_id", "")
+    more: dict[str, Any] = {}
+    headers: dict[str, str] = {}
+    if isinstance(error, PortalError):
+        problem = error
+        if problem.blame is not Blame.USER:
+            log.error("problem", code=problem.code, detail=str(problem), exc_info=error.__cause__)
+    elif isinstance(error, drf.ValidationError):
+        problem = Invalid()
+        more["errors"] = error.detail
+    elif isinstance(error, drf.NotAuthenticated | drf.AuthenticationFailed):
+        problem = NotSignedIn()
+        headers["WWW-Authenticate"] = "Bearer"
+    elif type(error) in _DRF:
+        problem = _DRF[type(error)]()
+    elif isinstance(error, drf.APIException):
+        problem = BadRequest(str(error.detail))
+        problem.status = error.status_code
+        problem.code = str(getattr(error, "default_code", "bad-request")).replace("_", "-")
+        wait = getattr(error, "wait", None)
+        if wait:
+            headers["Retry-After"] = str(int(wait))
+    else:
+        return None
+    return Response(
+        document(problem, request_id, **more),
+        status=problem.status,
+        headers=headers,
+        content_type="application/problem+json",
+    )

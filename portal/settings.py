@@ -1,0 +1,257 @@
+"""Django settings. Everything that differs between sites comes from the environment; see docs/reference/settings.md."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+from portal import env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# ---- where things lie ----
+STATE_DIR = Path(env.text("BEAMPORT_STATE", "/var/lib/beamport" if os.geteuid() == 0 else str(BASE_DIR / "var")))
+RUN_DIR = STATE_DIR / "run"
+SECRETS_DIR = STATE_DIR / "secrets"
+DEMO = env.flag("BEAMPORT_DEMO")
+
+
+def _secret(name: str) -> str:
+    """The environment's value, else the file that `manage.py up` made under secrets/."""
+    if name in os.environ or f"{name}_FILE" in os.environ:
+        return env.text(name)
+    path = SECRETS_DIR / name.lower()
+    if path.is_file():
+        return path.read_text().strip()
+    raise ImproperlyConfigured(
+        f"{name} is not set. Set {name}_FILE to a file that holds a long random text, or start with `manage.py up`."
+    )
+
+
+SECRET_KEY = _secret("SECRET_KEY")
+INSTANCE_KEY = _secret("INSTANCE_KEY").encode()
+GATEWAY_TOKEN = _secret("GATEWAY_TOKEN")
+DEPLOYMENT_ID = _secret("DEPLOYMENT_ID")
+
+# ---- addresses ----
+PORTAL_URL = env.text("PORTAL_URL", f"http://localhost:{env.number('PORT', 8000)}").rstrip("/")
+_portal = urlsplit(PORTAL_URL)
+APPS_DOMAIN = env.text("APPS_DOMAIN", f"apps.{_portal.netloc}")  # with port, without scheme
+ALLOWED_HOSTS = [_portal.hostname or ""]
+CSRF_TRUSTED_ORIGINS: list[str] = []
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+# the gateway is the only way in and sets the address it saw (it drops what clients send)
+USE_X_FORWARDED_HOST = False
+
+DEBUG = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-gb"
+USE_I18N = True
+ROOT_URLCONF = "portal.urls"
+ASGI_APPLICATION = "portal.asgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+APPEND_SLASH = True
+
+INSTALLED_APPS = [
+    "auth.apps.AccountsConfig",
+    "experiments.apps.ExperimentsConfig",
+    "instances.apps.InstancesConfig",
+    "portal.apps.PortalConfig",
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "rest_framework",
+    "drf_spectacular",
+    "django_filters",
+    "django_htmx",
+    "channels",
+]
+
+MIDDLEWARE = [
+    "portal.middleware.SecurityHeaders",
+    "portal.middleware.RequestId",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "portal.middleware.FetchMetadataGate",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "auth.middleware.SessionPolicy",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "portal.middleware.Problems",
+    "django_htmx.middleware.HtmxMiddleware",
+    "csp.middleware.CSPMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "portal" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "portal.context.portal",
+            ],
+        },
+    }
+]
+FORM_RENDERER = "django.forms.renderers.DjangoTemplates"
+
+
+# ---- stores ----
+def _database() -> dict[str, object]:
+    url = env.text("DATABASE_URL", "")
+    base: dict[str, object] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {"connect_timeout": 5},
+    }
+    if not url:
+        return base | {"NAME": "beamport", "USER": "beamport", "HOST": str(RUN_DIR / "back")}
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgres", "postgresql"):
+        raise ImproperlyConfigured("DATABASE_URL must look like postgresql://user:password@host:5432/name")
+    return base | {
+        "NAME": unquote(parts.path.lstrip("/")),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": unquote(parts.hostname or "") or parse_qs(parts.query).get("host", [""])[0],
+        "PORT": str(parts.port or ""),
+    }
+
+
+DATABASES = {"default": _database()}
+DATABASE_ROUTERS: list[str] = []
+
+REDIS_URL = env.text("REDIS_URL", f"unix://{RUN_DIR}/back/redis.sock")
+CELERY_BROKER_URL = (
+    f"redis+socket://{REDIS_URL.removeprefix('unix://')}?virtual_host=0"
+    if REDIS_URL.startswith("unix://")
+    else REDIS_URL
+)
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_timeout": 5,
+    "socket_connect_timeout": 0.5,
+    "visibility_timeout": 3600,
+}
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = False  # the database is the queue: a lost task costs one sweep
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SERIALIZER = "json"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_REDIRECT_STDOUTS = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "OPTIONS": {"socket_timeout": 0.5, "socket_connect_timeout": 0.5},
+    }
+}
+CHANNEL_LAYERS = {
+    "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}}
+}
+
+# ---- people ----
+AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = ["auth.backends.PortalOIDCBackend"]
+LOGIN_URL = "accounts:sign-in"
+LOGIN_REDIRECT_URL = "/"
+SESSION_ENGINE = "auth.sessions"
+SESSION_COOKIE_NAME = "__Host-sid"
+SESSION_COOKIE_SECURE = True
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_IDLE = timedelta(hours=2)
+SESSION_ABSOLUTE = timedelta(hours=12)
+CSRF_COOKIE_NAME = "__Host-csrf"
+CSRF_COOKIE_SECURE = True
+CSRF_COOKIE_HTTPONLY = True
+CSRF_COOKIE_SAMESITE = "Lax"
+CSRF_FAILURE_VIEW = "portal.views.csrf_failure"
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
+
+OIDC_ISSUER = env.text("OIDC_ISSUER", "http://127.0.0.1:8001" if DEMO else "")
+OIDC_TITLE = env.text("OIDC_TITLE", "Demo account" if DEMO else "Facility account")
+OIDC_CLIENT_ID = env.text("OIDC_CLIENT_ID", "beamport")
+#: the claim that names a person's id at the facility's user office (facts: authoritative for that facility only)
+OIDC_PERSON_CLAIM = env.text("OIDC_PERSON_CLAIM", "facility_person_id")
+OIDC_PERSON_FACILITY = env.text("OIDC_PERSON_FACILITY", "")
+#: where the sub's scope (after @) must lie; empty = not checked
+OIDC_ASSERTS_SCOPES = env.words("OIDC_ASSERTS_SCOPES")
+
+# ---- transport and content ----
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_HSTS_SECONDS = 0 if DEMO else 31_536_000
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "img-src": ["'self'", "data:"],
+        "object-src": ["'none'"],
+        "base-uri": ["'none'"],
+        "frame-ancestors": ["'none'"],
+        "form-action": ["'self'", *([OIDC_ISSUER] if OIDC_ISSUER else [])],
+    }
+}
+
+STATIC_URL = "static/"
+STATIC_ROOT = Path(env.text("STATIC_ROOT", str(STATE_DIR / "static")))
+STATICFILES_DIRS = [BASE_DIR / "portal" / "static", BASE_DIR / "frontend" / "static"] + (
+    [("vendor", BASE_DIR / "frontend" / "vendor")] if (BASE_DIR / "frontend" / "vendor").is_dir() else []
+)
+STATICFILES_DIRS = [entry for entry in STATICFILES_DIRS if isinstance(entry, tuple) or entry.is_dir()]
+WHITENOISE_USE_FINDERS = True
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
+
+# ---- API ----
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "auth.api.TokenAuthentication",
+        "auth.api.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_PAGINATION_CLASS": "portal.api.Page",
+    "EXCEPTION_HANDLER": "portal.problems.drf_handler",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Beamport",
+    "DESCRIPTION": "Instances, experiments and plans of a remote analysis portal.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+}
+
+# ---- instances ----
+PROVIDER_KINDS = {
+    "memory": "instances.providers.memory.MemoryProvider",
+    "local": "instances.providers.local.LocalProvider",
+}
+SUPERVISOR_SOCKET = env.text("SUPERVISOR_SOCKET", str(RUN_DIR / "supervisor" / "supervisor.sock"))
+INTERNAL_URL = env.text("INTERNAL_URL", f"unix://{RUN_DIR}/front/internal.sock")
+HOME_LIMIT = env.number("HOME_LIMIT_GIB", 10) * 2**30
+INSTANCE_DEADLINE = timedelta(seconds=env.number("INSTANCE_DEADLINE_SECONDS", 180))
+
+# ---- logs ----
+LOG_LEVEL = env.text("LOG_LEVEL", "INFO")
+LOGGING_CONFIG = "portal.logs.configure"
+LOGGING: dict[str, object] = {}

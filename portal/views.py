@@ -1,0 +1,37 @@
+"""The home page and the pages for errors that Django itself finds."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from portal.lib.errors import BadRequest, Forbidden, NotFound, PortalError
+from portal.problems import respond
+
+
+def home(request: HttpRequest) -> HttpResponse:
+    return render(request, "home.html")
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return respond(request, BadRequest())
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return respond(request, Forbidden())
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return respond(request, NotFound())
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    return respond(request, PortalError())
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """The form is older than the session, or came from elsewhere."""
+    return respond(
+        request,
+        Forbidden("This form is no longer valid.", next_step="Go back, reload the page and send it again."),
+    )

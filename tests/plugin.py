@@ -1,0 +1,44 @@
+"""Start PostgreSQL and Redis for the suite, before Django's settings are read, in a short folder of their own."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+def _start() -> None:
+    from portal.embedded.servers import Postgres, Redis
+
+    state = Path(tempfile.mkdtemp(prefix="bp-", dir="/var/tmp"))
+    state.chmod(0o711)
+    (state / "run").mkdir()
+    os.environ["BEAMPORT_STATE"] = str(state)
+    os.environ.setdefault("BEAMPORT_DEMO", "1")
+    for name in ("SECRET_KEY", "INSTANCE_KEY", "GATEWAY_TOKEN", "DEPLOYMENT_ID"):
+        os.environ[name] = secrets.token_urlsafe(48)
+    postgres, redis = Postgres(state), Redis(state)
+    owner = os.getpid()
+
+    def stop() -> None:
+        if os.getpid() == owner:
+            redis.stop()
+            postgres.stop("immediate")
+            shutil.rmtree(state, ignore_errors=True)
+
+    atexit.register(stop)
+    postgres.start("-c fsync=off", "-c max_connections=300", "-c full_page_writes=off")
+    redis.start()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ and not {"--help", "-h", "--version"} & set(args):
+        _start()
+
+
