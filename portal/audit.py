@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from django.db import models
@@ -19,14 +20,17 @@ class Actor(Protocol):
     def __str__(self) -> str: ...
 
 
+@dataclass(frozen=True)
 class Origin:
     """Where an act comes from: address, request id and signed-in identity of the running request."""
 
-    def __init__(self, address: str = "", request_id: str = "", identity: str = "") -> None:
-        self.address, self.request_id, self.identity = address, request_id, identity
+    address: str = ""
+    request_id: str = ""
+    identity: str = ""
 
 
-origin: contextvars.ContextVar[Origin] = contextvars.ContextVar("audit_origin", default=Origin())
+_NOWHERE = Origin()
+origin: contextvars.ContextVar[Origin] = contextvars.ContextVar("audit_origin", default=_NOWHERE)
 
 
 class AuditEvent(models.Model):

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import structlog
 from django.conf import settings
-from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
@@ -25,7 +24,7 @@ _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class SecurityHeaders:
-    """The headers of facts: security §3 that are no CSP, on every answer, errors included."""
+    """The security headers that are no CSP, on every answer, errors included."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -78,8 +77,9 @@ class RequestId:
 
 
 class FetchMetadataGate:
-    """Refuse unsafe requests that are not same-origin, before CSRF (facts: security §4; `Sec-Fetch-Mode` never counts).
+    """Refuse unsafe requests that are not same-origin, before CSRF.
 
+    W3C Fetch Metadata; `Sec-Fetch-Mode` never counts (JupyterHub CVE-2026-40864).
     Without `Sec-Fetch-Site`: exactly our Origin; without both it is no browser, and only a bearer token (never a
     cookie) or the CSRF check can let it do anything.
     """
@@ -89,7 +89,10 @@ class FetchMetadataGate:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if request.method not in _SAFE and not self.same_origin(request):
-            return respond(request, Forbidden("This request came from another site.", next_step="Open the portal and do it there."))
+            return respond(
+                request,
+                Forbidden("This request came from another site.", next_step="Open the portal and do it there."),
+            )
         return self.get_response(request)
 
     @staticmethod
@@ -113,8 +116,4 @@ class Problems:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if isinstance(error, PortalError):
-            return respond(request, error)
-        if isinstance(error, RequestDataTooBig | SuspiciousOperation):
-            return None
-        return None
+        return respond(request, error) if isinstance(error, PortalError) else None

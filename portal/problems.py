@@ -35,11 +35,14 @@ def respond(request: HttpRequest, error: PortalError) -> HttpResponse:
     if error.blame is not Blame.USER:
         log.error("problem", code=error.code, detail=str(error), exc_info=error.__cause__)
     if request.path.startswith("/api/"):
-        return JsonResponse(
-            document(error, request_id), status=error.status, content_type="application/problem+json"
-        )
+        return JsonResponse(document(error, request_id), status=error.status, content_type="application/problem+json")
     context = {"error": error, "request_id": request_id, **getattr(error, "context", {})}
-    return render(request, f"errors/{error.code}.html" if error.code == "bad-pid" else "errors/error.html", context, status=error.status)
+    return render(
+        request,
+        f"errors/{error.code}.html" if error.code == "bad-pid" else "errors/error.html",
+        context,
+        status=error.status,
+    )
 
 
 _DRF: dict[type[Exception], type[PortalError]] = {

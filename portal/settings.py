@@ -187,7 +187,7 @@ MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 OIDC_ISSUER = env.text("OIDC_ISSUER", "http://127.0.0.1:8001" if DEMO else "")
 OIDC_TITLE = env.text("OIDC_TITLE", "Demo account" if DEMO else "Facility account")
 OIDC_CLIENT_ID = env.text("OIDC_CLIENT_ID", "beamport")
-#: the claim that names a person's id at the facility's user office (facts: authoritative for that facility only)
+#: the claim that names a person's id at the facility's user office
 OIDC_PERSON_CLAIM = env.text("OIDC_PERSON_CLAIM", "facility_person_id")
 OIDC_PERSON_FACILITY = env.text("OIDC_PERSON_FACILITY", "")
 #: where the sub's scope (after @) must lie; empty = not checked

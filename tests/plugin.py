@@ -42,3 +42,33 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
         _start()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--promises", action="store_true", help="check docs/develop/promises.toml at the end")
+    parser.addoption("--slow", action="store_true", help="run the long proofs too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--promises") and not hasattr(config, "workerinput"):
+        from tests.promises import Promises
+
+        config.pluginmanager.register(Promises(), "promises")
+
+
+def _cannot_run(item: pytest.Item) -> str:
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        return "needs root"
+    if item.get_closest_marker("browser") and not shutil.which("chromium"):
+        return "needs Chromium: apt-get install chromium"
+    return ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        if slow:
+            config.hook.pytest_deselected(items=slow)
+            items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    for item in items:
+        reason = _cannot_run(item)
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -45,7 +45,7 @@ def redis_server() -> Path:
 
 
 def plain_user() -> pwd.struct_passwd | None:
-    """Who runs the servers when we are root: `beamport` if there is such a user, else `nobody`; None as a plain user."""
+    """Who runs the servers when root starts them: `beamport` if there is one, else `nobody`; None as a plain user."""
     if os.geteuid() != 0:
         return None
     for name in (os.environ.get("BEAMPORT_USER", "beamport"), "nobody"):
@@ -79,7 +79,12 @@ class Postgres:
     def _run(self, *argv: str | Path, seconds: float = 60) -> None:
         environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "HOME": str(self.data)}
         done = subprocess.run(
-            [str(part) for part in argv], env=environment, cwd="/", timeout=seconds, capture_output=True, text=True,
+            [str(part) for part in argv],
+            env=environment,
+            cwd="/",
+            timeout=seconds,
+            capture_output=True,
+            text=True,
             **_ids(self.user),  # type: ignore[arg-type]
         )
         if done.returncode:
@@ -97,7 +102,19 @@ class Postgres:
                 )
             return
         make_folder(self.data, 0o700, self.user)
-        self._run(self.bin / "initdb", "-D", self.data, "-U", "beamport", "--no-sync", "--locale=C.UTF-8", "-E", "UTF8", "-A", "trust")
+        self._run(
+            self.bin / "initdb",
+            "-D",
+            self.data,
+            "-U",
+            "beamport",
+            "--no-sync",
+            "--locale=C.UTF-8",
+            "-E",
+            "UTF8",
+            "-A",
+            "trust",
+        )
 
     def start(self, *options: str) -> None:
         """Start and wait until it answers; one that runs already is left alone."""
@@ -106,7 +123,19 @@ class Postgres:
         if self.running():
             return
         extra = " ".join(("-k", str(self.sockets), "-c listen_addresses=", *options))
-        self._run(self.bin / "pg_ctl", "-D", self.data, "-w", "-t", "60", "-l", self.data / "server.log", "-o", extra, "start")
+        self._run(
+            self.bin / "pg_ctl",
+            "-D",
+            self.data,
+            "-w",
+            "-t",
+            "60",
+            "-l",
+            self.data / "server.log",
+            "-o",
+            extra,
+            "start",
+        )
 
     def running(self) -> bool:
         try:
@@ -119,7 +148,11 @@ class Postgres:
         argv = [str(self.bin / "psql"), "-h", str(self.sockets), "-U", "beamport", "-d", "postgres", "-tAc"]
         there = subprocess.run(
             [*argv, f"SELECT 1 FROM pg_database WHERE datname = '{name}'"],  # noqa: S608  (a constant of ours)
-            capture_output=True, text=True, timeout=30, cwd="/", **_ids(self.user),  # type: ignore[call-overload]
+            capture_output=True,
+            text=True,
+            timeout=30,
+            cwd="/",
+            **_ids(self.user),  # type: ignore[call-overload]
         )
         if "1" not in there.stdout:
             self._run(self.bin / "createdb", "-h", self.sockets, "-U", "beamport", name)
@@ -141,9 +174,25 @@ class Redis:
     def start(self) -> subprocess.Popen[bytes]:
         make_folder(self.sockets, 0o700, self.user)
         self.process = subprocess.Popen(
-            [str(self.binary), "--port", "0", "--unixsocket", str(self.path), "--unixsocketperm", "600",
-             "--save", "", "--appendonly", "no", "--daemonize", "no"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True,
+            [
+                str(self.binary),
+                "--port",
+                "0",
+                "--unixsocket",
+                str(self.path),
+                "--unixsocketperm",
+                "600",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--daemonize",
+                "no",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
             **_ids(self.user),  # type: ignore[arg-type]
         )
         until = time.monotonic() + 10
