@@ -76,6 +76,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "portal.middleware.SecurityHeaders",
+    "csp.middleware.CSPMiddleware",
     "portal.middleware.RequestId",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "portal.middleware.FetchMetadataGate",
@@ -87,7 +88,6 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "portal.middleware.Problems",
     "django_htmx.middleware.HtmxMiddleware",
-    "csp.middleware.CSPMiddleware",
 ]
 
 TEMPLATES = [

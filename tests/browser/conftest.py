@@ -1,0 +1,160 @@
+"""The whole portal as `manage.py up` starts it, and a Chromium in front of it; once for all browser tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+#: what the suite's own plugin set for the tests in this process, and the portal under test must not inherit
+OURS = ("BEAMPORT_STATE", "SECRET_KEY", "INSTANCE_KEY", "GATEWAY_TOKEN", "DEPLOYMENT_ID", "PORTAL_URL")
+
+
+@dataclass
+class Running:
+    """A started portal: its address, its state folder, its parent process and what it printed."""
+
+    url: str
+    port: int
+    state: Path
+    process: subprocess.Popen[str]
+    lines: list[str]
+
+
+def free_port() -> int:
+    """Return a port that is free together with the next one (the demo provider's)."""
+    for _ in range(50):
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no two free ports in a row")
+
+
+def start(state: Path, port: int, seconds: float = 240) -> Running:
+    """Run the same set-up and start as `make run`, and wait for its Ready line."""
+    environment = {key: value for key, value in os.environ.items() if key not in OURS}
+    environment |= {"BEAMPORT_STATE": str(state), "PORT": str(port), "BEAMPORT_DEMO": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "portal.embedded.bootstrap", "run"],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    running = Running(f"http://localhost:{port}", port, state, process, [])
+
+    def collect() -> None:
+        assert process.stdout is not None
+        running.lines.extend(line.rstrip() for line in process.stdout)
+
+    threading.Thread(target=collect, daemon=True).start()
+    until = time.monotonic() + seconds
+    while not any(line.startswith("Ready:") for line in running.lines):
+        if process.poll() is not None or time.monotonic() > until:
+            stop(running)
+            raise RuntimeError("the portal did not start:\n" + "\n".join(running.lines[-60:]))
+        time.sleep(0.1)
+    return running
+
+
+def stop(running: Running) -> None:
+    if running.process.poll() is None:
+        running.process.send_signal(signal.SIGINT)
+        try:
+            running.process.wait(40)
+        except subprocess.TimeoutExpired:
+            running.process.kill()
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Running]:
+    state = Path(tempfile.mkdtemp(prefix="bpb-", dir="/var/tmp"))
+    state.chmod(0o711)
+    portal = start(state, free_port())
+    yield portal
+    stop(portal)
+    shutil.rmtree(state, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def visitor(chromium: Browser) -> Iterator[BrowserContext]:
+    """A browser of somebody new; its console errors and page errors are kept in `visitor.complaints`."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB")
+    complaints: list[str] = []
+    context.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    context.complaints = complaints  # type: ignore[attr-defined]
+    yield context
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def page(visitor: BrowserContext) -> Page:
+    page = visitor.new_page()
+    page.set_default_timeout(20_000)
+    return page
+
+
+def sign_in(page: Page, account: str) -> None:
+    """Fill in the demo provider's form; the password is the name."""
+    page.get_by_label("Account").fill(account)
+    page.get_by_label("Password").fill(account)
+    page.get_by_role("button", name="Sign in").click()
+
+
+def terminal(page: Page, command: str, seconds: float = 20) -> str:
+    """Run a command in a JupyterLab terminal through the gateway, from a page of the instance's origin."""
+    script = """
+    async ([command, seconds]) => {
+      const made = await fetch('/api/terminals', {method: 'POST'});
+      const name = (await made.json()).name;
+      const socket = new WebSocket(`ws://${location.host}/terminals/websocket/${name}`);
+      let seen = '';
+      await new Promise((resolve, reject) => { socket.onopen = resolve; socket.onerror = reject; });
+      const marker = 'END-OF-' + Math.random().toString(36).slice(2);
+      const end = new Promise(resolve => {
+        socket.onmessage = event => {
+          const [kind, text] = JSON.parse(event.data);
+          if (kind === 'stdout') { seen += text; if (seen.includes(marker + ':')) resolve(); }
+        };
+        setTimeout(resolve, seconds * 1000);
+      });
+      const half = marker.slice(0, 5), rest = marker.slice(5);
+      socket.send(JSON.stringify(['stdin', `${command}; echo ${half}""${rest}:$?\\r`]));
+      await end;
+      socket.close();
+      await fetch(`/api/terminals/${name}`, {method: 'DELETE'});
+      return seen;
+    }"""
+    result: Any = page.evaluate(script, [command, seconds])
+    return str(result)
