@@ -1,0 +1,29 @@
+# Every command needs git, make and Python 3.11 or newer; the rest is fetched into the state folder.
+PYTHON ?= python3
+BOOTSTRAP = $(PYTHON) -m portal.embedded.bootstrap
+
+.PHONY: help run test test-slow lint bench docs lock
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run:  ## Set up what is missing and start the demo portal (PORT=8100 for another port)
+	@BEAMPORT_DEMO=$${BEAMPORT_DEMO:-1} $(BOOTSTRAP) run
+
+test:  ## Check style, types, layers and run the tests
+	@$(BOOTSTRAP) test
+
+test-slow:  ## Run the long proofs
+	@$(BOOTSTRAP) test --slow
+
+lint:  ## Check style, types and layers only
+	@$(BOOTSTRAP) test --only-checks
+
+bench:  ## Measure; figures belong in docs/reference/performance.md
+	@$(BOOTSTRAP) bench
+
+docs:  ## Check that the pages' links and promises hold
+	@$(BOOTSTRAP) test --only-docs
+
+lock:  ## Resolve the dependencies anew into requirements/*.txt
+	@$(BOOTSTRAP) lock
