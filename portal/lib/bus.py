@@ -26,11 +26,7 @@ _thread: threading.Thread | None = None
 
 def defer(job: Callable[[], object]) -> None:
     """Run `job` soon on the publisher thread; dropped with a log line when too many wait. Never raises or blocks."""
-    global _thread
-    with _start:
-        if _thread is None or not _thread.is_alive():
-            _thread = threading.Thread(target=_work, name="publisher", daemon=True)
-            _thread.start()
+    _ensure_thread()
     try:
         _queue.put_nowait(job)
     except queue.Full:
@@ -39,9 +35,18 @@ def defer(job: Callable[[], object]) -> None:
 
 def flush(seconds: float = 5.0) -> None:
     """Wait until everything deferred so far has run (tests, shutdown)."""
+    _ensure_thread()
     done = threading.Event()
-    defer(done.set)
+    _queue.put(done.set, timeout=seconds)
     done.wait(seconds)
+
+
+def _ensure_thread() -> None:
+    global _thread
+    with _start:
+        if _thread is None or not _thread.is_alive():
+            _thread = threading.Thread(target=_work, name="publisher", daemon=True)
+            _thread.start()
 
 
 def _work() -> None:

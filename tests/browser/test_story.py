@@ -1,0 +1,228 @@
+"""From a DOI link to a notebook with the data open, in a real browser, on real parts; then stop, start, delete."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from pathlib import Path
+
+import h5py
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.browser.conftest import Running, sign_in, terminal
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("stack"), pytest.mark.timeout(300)]
+
+DOI = "10.22003/XFEL.EU-DATA-700000-00"
+SHOTS = Path(__file__).resolve().parent.parent.parent / "docs" / "use" / "pictures"
+LAB_READY = 40_000
+
+
+def shot(page: Page, name: str) -> None:
+    """Refresh a picture of the user guide, only when asked: BEAMPORT_PICTURES=1."""
+    if os.environ.get("BEAMPORT_PICTURES"):
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SHOTS / f"{name}.png")
+
+
+def newest_run(state: Path) -> Path:
+    return sorted((state / "data").rglob("r[0-9][0-9][0-9][0-9]"), key=lambda path: path.name)[-1]
+
+
+def train_ids(run: Path) -> set[int]:
+    """What h5py alone finds in a run: the union of the files' train ids (0 is padding)."""
+    found: set[int] = set()
+    for path in run.glob("*.h5"):
+        with h5py.File(path, "r") as file:
+            found |= {int(train) for train in file["INDEX/trainId"][:] if train}
+    return found
+
+
+class TestStory:
+    """The steps build on one another, in this order."""
+
+    def test_the_doi_link_shows_the_landing_page_to_anybody(self, running: Running, page: Page) -> None:
+        answer = page.goto(f"{running.url}/doi/{DOI}")
+        assert answer is not None
+        assert answer.status == 200
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.get_by_text("How to cite")).to_be_visible()
+        expect(page.get_by_role("button", name="Analyse").or_(page.get_by_role("link", name="Analyse"))).to_be_visible()
+        shot(page, "landing")
+
+    def test_analyse_signs_in_and_comes_back_to_the_create_page(self, running: Running, page: Page) -> None:
+        page.get_by_role("button", name="Analyse").click()
+        page.wait_for_url(re.compile(rf"^http://127\.0\.0\.1:{running.port + 1}/"))
+        shot(page, "sign-in")
+        sign_in(page, "scientist")
+        page.wait_for_url(re.compile(r"/instances/new"))
+        boxes = page.get_by_role("checkbox", checked=True)
+        expect(boxes.first).to_be_attached()
+        assert boxes.count() == 39
+        assert page.get_by_label("Name", exact=True).input_value()
+        shot(page, "create")
+
+    def test_one_click_starts_and_the_page_goes_on_to_jupyterlab(self, running: Running, page: Page) -> None:
+        page.get_by_role("button", name="Start").click()
+        page.wait_for_url(re.compile(r"/instances/[0-9a-f-]{36}/"))
+        shot(page, "progress")
+        page.wait_for_url(re.compile(r"//[a-z0-9]+\.apps\.localhost:\d+/lab"), timeout=60_000)
+
+    def test_the_notebook_opens_the_newest_run(self, running: Running, page: Page) -> None:
+        expect(page.get_by_role("tab", name=re.compile("Welcome"))).to_be_visible(timeout=LAB_READY)
+        page.get_by_role("menuitem", name="Run", exact=True).click(timeout=LAB_READY)
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        printed = page.get_by_text(re.compile(r"Sum of train ids: \d+")).first
+        expect(printed).to_be_visible(timeout=60_000)
+        said = re.search(r"Sum of train ids: (\d+)", printed.inner_text())
+        assert said is not None
+        expected = sum(train_ids(newest_run(running.state)))
+        assert expected > 0
+        assert int(said.group(1)) == expected
+
+    def test_the_detector_image_shows_something(self, page: Page) -> None:
+        picture = page.locator(".jp-OutputArea img").first
+        expect(picture).to_be_visible(timeout=60_000)
+        source = picture.get_attribute("src") or ""
+        assert source.startswith("data:image/png;base64,")
+        assert len(base64.b64decode(source.split(",", 1)[1])) > 4_000
+        colours = page.evaluate(
+            """async source => {
+                const image = new Image(); image.src = source; await image.decode();
+                const canvas = new OffscreenCanvas(image.width, image.height);
+                const context = canvas.getContext('2d'); context.drawImage(image, 0, 0);
+                const data = context.getImageData(0, 0, image.width, image.height).data;
+                const seen = new Set();
+                for (let i = 0; i < data.length; i += 4) seen.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
+                return seen.size; }""",
+            source,
+        )
+        assert colours > 50
+        plotted = page.get_by_text(re.compile(r"smallest value [-\d.e+]+, largest [-\d.e+]+")).first.inner_text()
+        low, high = re.search(r"smallest value ([-\d.e+]+), largest ([-\d.e+]+)", plotted).groups()  # type: ignore[union-attr]
+        assert float(low) < float(high)
+        shot(page, "notebook")
+
+    def test_the_data_are_read_only_and_nothing_else_can_be_reached(self, running: Running, page: Page) -> None:
+        seen = terminal(page, "touch /work/data/*/r*/x")
+        assert "Read-only file system" in seen
+        portal = f"python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {running.port}), 3)'"
+        assert "refused" in terminal(page, portal) or "unreachable" in terminal(page, portal)
+        back = running.state / "run" / "back"
+        for path in (back, running.state / "secrets", running.state / "run" / "supervisor"):
+            assert "No such file" in terminal(page, f"ls {path}")
+        homes = terminal(page, f"ls {running.state}/homes {running.state}/local 2>&1 | head -5")
+        assert "No such file" in homes
+        assert "home-mark" in terminal(page, "echo home-mark > /work/home/mark.txt; cat /work/home/mark.txt")
+        assert "scratch-mark" in terminal(page, "echo scratch-mark > /work/kept.txt; cat /work/kept.txt")
+
+    @pytest.mark.root
+    def test_it_ran_under_the_smallest_flavours_memory_limit(self, running: Running) -> None:
+        limits = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if b"ipykernel" not in (process / "cmdline").read_bytes():
+                    continue
+                groups = (process / "cgroup").read_text()
+            except OSError:
+                continue
+            memory = re.search(r"^\d+:(?:[^:]*,)?memory(?:,[^:]*)?:(.+)$", groups, re.M)
+            unified = re.search(r"^0::(.+)$", groups, re.M)
+            candidates = []
+            if memory:
+                candidates.append(Path("/sys/fs/cgroup/memory" + memory.group(1)) / "memory.limit_in_bytes")
+            if unified:
+                candidates.append(Path("/sys/fs/cgroup" + unified.group(1)) / "memory.max")
+            limits |= {path.read_text().strip() for path in candidates if path.exists()}
+        assert str(2**30) in limits
+
+    def test_script_on_the_instances_origin_has_no_power_over_the_portal(
+        self, running: Running, page: Page, visitor: BrowserContext
+    ) -> None:
+        cookies = page.evaluate("document.cookie")
+        assert "__Host-sid" not in cookies
+        assert "__Host-csrf" not in cookies
+        outcome = page.evaluate(
+            """async url => {
+                const results = {};
+                for (const [name, options] of Object.entries({
+                    read: {credentials: 'include'},
+                    write: {credentials: 'include', method: 'POST', body: '{}', headers: {'content-type': 'text/plain'}},
+                })) {
+                    try { const answer = await fetch(url, options); results[name] = answer.status + (await answer.text()); }
+                    catch (error) { results[name] = 'refused'; }
+                }
+                return results; }""",
+            f"{running.url}/api/v1/instances",
+        )
+        assert outcome == {"read": "refused", "write": "refused"}
+
+    def test_the_same_person_cannot_exceed_the_quota(self, running: Running, page: Page) -> None:
+        for _ in range(2):
+            page.goto(f"{running.url}/instances/new?dois={DOI}")
+            page.get_by_role("button", name="Start").click()
+            page.wait_for_load_state()
+        text = page.get_by_role("main").inner_text()
+        assert re.search(r"\b2\b.*instances", text)
+        assert "delete" in text.lower()
+        shot(page, "quota")
+
+    def test_stop_keeps_the_files_and_start_brings_it_back(self, running: Running, page: Page) -> None:
+        self.open_first(running, page)
+        page.get_by_role("button", name="Stop", exact=True).click()
+        expect(page.get_by_role("button", name="Start", exact=True)).to_be_visible(timeout=30_000)
+        page.get_by_role("button", name="Start", exact=True).click()
+        page.wait_for_url(re.compile(r"\.apps\.localhost:\d+/lab"), timeout=60_000)
+        expect(page.get_by_role("menuitem", name="Run", exact=True)).to_be_visible(timeout=LAB_READY)
+        assert "scratch-mark" in terminal(page, "cat /work/kept.txt")
+        assert "home-mark" in terminal(page, "cat /work/home/mark.txt")
+
+    def test_delete_keeps_the_home_and_a_new_instance_has_it(self, running: Running, page: Page) -> None:
+        while True:
+            page.goto(f"{running.url}/instances/")
+            links = page.locator("main a[href^='/instances/']").filter(visible=True)
+            targets = [link.get_attribute("href") or "" for link in links.all()]
+            alive = [target for target in targets if re.fullmatch(r"/instances/[0-9a-f-]{36}/", target)]
+            if not alive:
+                break
+            page.goto(running.url + alive[0])
+            self.delete(page)
+        page.goto(f"{running.url}/instances/new?dois={DOI}")
+        page.get_by_role("button", name="Start").click()
+        page.wait_for_url(re.compile(r"\.apps\.localhost:\d+/lab"), timeout=60_000)
+        expect(page.get_by_role("menuitem", name="Run", exact=True)).to_be_visible(timeout=LAB_READY)
+        assert "home-mark" in terminal(page, "cat /work/home/mark.txt")
+        assert "No such file" in terminal(page, "cat /work/kept.txt")
+
+    def test_coming_back_does_not_throw_one_forward_again(self, running: Running, page: Page) -> None:
+        self.open_first(running, page)
+        expect(page.get_by_role("link", name="Open JupyterLab")).to_be_visible()
+        page.wait_for_timeout(3_000)
+        assert page.url.startswith(running.url)
+
+    def test_the_account_page_shows_the_home_and_guards_its_deletion(self, running: Running, page: Page) -> None:
+        page.goto(f"{running.url}/auth/account/")
+        expect(page.get_by_role("heading", name=re.compile("Home"))).to_be_visible()
+        shot(page, "account")
+
+    def test_the_browser_had_nothing_to_complain_about_on_the_portal(
+        self, running: Running, visitor: BrowserContext
+    ) -> None:
+        ours = [text for text in visitor.complaints if "Content Security Policy" in text]  # type: ignore[attr-defined]
+        assert ours == []
+
+    @staticmethod
+    def open_first(running: Running, page: Page) -> None:
+        page.goto(f"{running.url}/instances/")
+        hrefs = [link.get_attribute("href") or "" for link in page.locator("main a[href^='/instances/']").all()]
+        details = [href for href in hrefs if re.fullmatch(r"/instances/[0-9a-f-]{36}/", href)]
+        assert details, "no instance in the list"
+        page.goto(running.url + details[-1])
+
+    @staticmethod
+    def delete(page: Page) -> None:
+        page.get_by_role("button", name="Delete").or_(page.get_by_role("link", name="Delete")).first.click()
+        page.get_by_role("button", name=re.compile("Delete")).last.click()
+        page.wait_for_url(re.compile(r"/instances/$"), timeout=30_000)
