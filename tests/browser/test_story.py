@@ -147,11 +147,12 @@ class TestStory:
         outcome = page.evaluate(
             """async url => {
                 const results = {};
+                const text = {'content-type': 'text/plain'};
                 for (const [name, options] of Object.entries({
                     read: {credentials: 'include'},
-                    write: {credentials: 'include', method: 'POST', body: '{}', headers: {'content-type': 'text/plain'}},
+                    write: {credentials: 'include', method: 'POST', body: '{}', headers: text},
                 })) {
-                    try { const answer = await fetch(url, options); results[name] = answer.status + (await answer.text()); }
+                    try { results[name] = (await fetch(url, options)).status; }
                     catch (error) { results[name] = 'refused'; }
                 }
                 return results; }""",

@@ -63,9 +63,9 @@ async def test_what_is_published_arrives() -> None:
 def test_nothing_is_published_when_the_transaction_rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[dict[str, object]] = []
     monkeypatch.setattr(bus, "_publish", lambda topic, message: sent.append(message))
-    with pytest.raises(RuntimeError, match="undo"), transaction.atomic():
+    with transaction.atomic():
         bus.publish(bus.GATEWAY, {"instance": "x"})
-        raise RuntimeError("undo")
+        transaction.set_rollback(True)
     bus.flush()
     assert sent == []
 
