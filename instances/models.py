@@ -95,6 +95,7 @@ class Home(models.Model):
     limit = models.BigIntegerField(help_text="bytes")
     used = models.BigIntegerField(null=True, blank=True, help_text="bytes, when last measured")
     measured_at = models.DateTimeField(null=True, blank=True)
+    deleting_at = models.DateTimeField(null=True, blank=True, help_text="asked to be deleted; takes no instance")
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -137,6 +138,7 @@ class Instance(models.Model):
     state_changed_at = models.DateTimeField(db_default=Now())
     reason = models.CharField(max_length=60, blank=True, help_text="stable code")
     detail = models.TextField(blank=True, help_text="text for people")
+    log = models.TextField(blank=True, help_text="the machine's last lines, kept when it failed")
 
     ref = models.CharField(max_length=200, blank=True, help_text="the provider's name of the machine")
     attempt = models.PositiveIntegerField(default=1)
@@ -290,6 +292,16 @@ class Leftover(models.Model):
 
     def __str__(self) -> str:
         return f"{self.ref} at {self.provider}"
+
+
+class Job(models.Model):
+    """Periodic work; claimed by pushing `due_at` on, so that n workers run it once."""
+
+    name = models.CharField(max_length=80, unique=True)
+    due_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Ticket(models.Model):
