@@ -1,0 +1,1 @@
+"""Sessions on this machine: JupyterLab in bubblewrap, owned by one supervisor process."""
