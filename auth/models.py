@@ -30,9 +30,7 @@ class Facility(models.Model):
         blank=True,
         help_text="Where an experiment's data lie, e.g. /data/{instrument}/{cycle}/p{proposal}/raw/r{run:04d}",
     )
-    embargoed_metadata = models.CharField(
-        max_length=10, choices=EmbargoedMetadata, default=EmbargoedMetadata.NONE
-    )
+    embargoed_metadata = models.CharField(max_length=10, choices=EmbargoedMetadata, default=EmbargoedMetadata.NONE)
     open_data_enabled = models.BooleanField(default=True)
     contact = models.EmailField(blank=True)
 
@@ -177,9 +175,7 @@ class RoleGrant(models.Model):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(
-                fields=["user", "role", "facility"], name="role_grant_once", nulls_distinct=False
-            )
+            models.UniqueConstraint(fields=["user", "role", "facility"], name="role_grant_once", nulls_distinct=False)
         ]
 
     def __str__(self) -> str:
@@ -193,6 +189,7 @@ class Session(models.Model):
     user is an anonymous visitor's (login states hang on it). Ended rows stay for a day so that the gateways hear.
     """
 
+    uid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     key_hash = models.CharField(max_length=64, unique=True)
     user = models.ForeignKey(User, models.CASCADE, null=True, blank=True, related_name="sessions")
     identity = models.ForeignKey(Identity, models.SET_NULL, null=True, blank=True, related_name="sessions")
@@ -217,7 +214,7 @@ class Session(models.Model):
 
 
 class LoginState(models.Model):
-    """One attempt to sign in; taken once, by conditional UPDATE, before the token call (facts: RFC 6749 §10.12)."""
+    """One attempt to sign in; taken once, by conditional UPDATE, before the token call (RFC 6749 §10.12)."""
 
     class Intent(models.TextChoices):
         LOGIN = "login"
@@ -225,7 +222,7 @@ class LoginState(models.Model):
         REAUTH = "reauth"
 
     state_hash = models.CharField(max_length=64, unique=True)
-    session_key_hash = models.CharField(max_length=64)
+    session = models.ForeignKey(Session, models.CASCADE, related_name="login_states")
     provider = models.SlugField(max_length=40)
     nonce = models.CharField(max_length=100)
     verifier = models.CharField(max_length=200)
@@ -236,7 +233,7 @@ class LoginState(models.Model):
     consumed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
-        indexes = [models.Index(fields=["session_key_hash", "created_at"], name="login_state_session")]
+        indexes = [models.Index(fields=["session", "created_at"], name="login_state_session")]
 
     def __str__(self) -> str:
         return f"{self.intent} at {self.provider}"

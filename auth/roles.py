@@ -9,8 +9,15 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from django.db.models import Q
+
+from portal.lib.clock import Now
+from portal.lib.errors import Forbidden
+
 if TYPE_CHECKING:
-    from auth.models import Facility, User
+    from django.db.models import QuerySet
+
+    from auth.models import Facility, RoleGrant, User
 
 
 class Role(StrEnum):
@@ -35,7 +42,7 @@ class InstanceRole(StrEnum):
     SUPPORT = "support"
 
 
-#: platform action → roles that may; everybody signed in may do what is not listed in here only if EVERYBODY has it
+#: platform action → roles that may; an action that is not listed does not exist
 PLATFORM: dict[str, frozenset[Role]] = {
     "open-admin": frozenset({Role.ADMIN, Role.OPERATOR}),
     "see-all-instances": frozenset({Role.ADMIN, Role.OPERATOR, Role.IT_SUPPORT}),
@@ -57,9 +64,28 @@ ON_INSTANCE: dict[str, frozenset[InstanceRole]] = {
 }
 
 
+def grants_of(user: User) -> QuerySet[RoleGrant]:
+    """Return the roles that a user holds now."""
+    from auth.models import RoleGrant
+
+    return RoleGrant.objects.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=Now()), user=user)
+
+
 def may(user: User | Any, action: str, facility: Facility | None = None) -> bool:
     """Tell whether a platform role of this user allows the action, at the facility asked for (None: anywhere)."""
-    raise NotImplementedError  # replaced with the sign-in part
+    allowed = PLATFORM[action]
+    if not user.is_authenticated or not user.may_sign_in:
+        return False
+    grants = grants_of(user).filter(role__in=allowed)
+    if facility is not None:
+        grants = grants.filter(Q(facility__isnull=True) | Q(facility=facility))
+    return grants.exists()
+
+
+def require(user: User | Any, action: str, facility: Facility | None = None) -> None:
+    """Raise `Forbidden` unless `may`."""
+    if not may(user, action, facility):
+        raise Forbidden
 
 
 def may_on_instance(role: InstanceRole | str | None, action: str) -> bool:

@@ -20,13 +20,15 @@ SECRETS_DIR = STATE_DIR / "secrets"
 DEMO = env.flag("BEAMPORT_DEMO")
 
 
-def _secret(name: str) -> str:
+def _secret(name: str, default: str | None = None) -> str:
     """The environment's value, else the file that `manage.py up` made under secrets/."""
     if name in os.environ or f"{name}_FILE" in os.environ:
         return env.text(name)
     path = SECRETS_DIR / name.lower()
     if path.is_file():
         return path.read_text().strip()
+    if default is not None:
+        return default
     raise ImproperlyConfigured(
         f"{name} is not set. Set {name}_FILE to a file that holds a long random text, or start with `manage.py up`."
     )
@@ -101,6 +103,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "portal.context.portal",
+                "auth.context.sign_in",
             ],
         },
     }
@@ -184,14 +187,25 @@ CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_FAILURE_VIEW = "portal.views.csrf_failure"
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 
-OIDC_ISSUER = env.text("OIDC_ISSUER", "http://127.0.0.1:8001" if DEMO else "")
+OIDC_SLUG = env.text("OIDC_SLUG", "demo" if DEMO else "sso")  # part of the redirect URI registered at the provider
+OIDC_ISSUER = env.text("OIDC_ISSUER", f"http://127.0.0.1:{env.number('PORT', 8000) + 1}" if DEMO else "")
 OIDC_TITLE = env.text("OIDC_TITLE", "Demo account" if DEMO else "Facility account")
 OIDC_CLIENT_ID = env.text("OIDC_CLIENT_ID", "beamport")
-#: the claim that names a person's id at the facility's user office
+OIDC_CLIENT_SECRET = _secret("OIDC_CLIENT_SECRET", "")
+OIDC_SCOPES = env.words(
+    "OIDC_SCOPES", "openid,profile,email,eduperson_entitlement,eduperson_assurance,voperson_id"
+)
+#: audiences that an ID token may name besides our client id
+OIDC_EXTRA_AUDIENCES = env.words("OIDC_EXTRA_AUDIENCES")
+#: hosts besides the issuer's own on which its endpoints may lie
+OIDC_ENDPOINT_HOSTS = env.words("OIDC_ENDPOINT_HOSTS")
+#: the claim that names a person's id at the user office of OIDC_PERSON_FACILITY (a slug; empty: none)
 OIDC_PERSON_CLAIM = env.text("OIDC_PERSON_CLAIM", "facility_person_id")
-OIDC_PERSON_FACILITY = env.text("OIDC_PERSON_FACILITY", "")
+OIDC_PERSON_FACILITY = env.text("OIDC_PERSON_FACILITY", "xfel" if DEMO else "")
 #: where the sub's scope (after @) must lie; empty = not checked
 OIDC_ASSERTS_SCOPES = env.words("OIDC_ASSERTS_SCOPES")
+#: `<person's id>=<role>`: roles that persons of OIDC_PERSON_FACILITY get at sign-in (how the first operator comes in)
+PERSON_ROLES = env.words("PERSON_ROLES", "X-1003=operator" if DEMO else "")
 
 # ---- transport and content ----
 SECURE_CONTENT_TYPE_NOSNIFF = True
@@ -205,7 +219,8 @@ CONTENT_SECURITY_POLICY = {
         "object-src": ["'none'"],
         "base-uri": ["'none'"],
         "frame-ancestors": ["'none'"],
-        "form-action": ["'self'", *([OIDC_ISSUER] if OIDC_ISSUER else [])],
+        # it governs the whole chain of redirects of a form: sign-in therefore begins and ends with a page, not a redirect
+        "form-action": ["'self'"],
     }
 }
 
@@ -225,7 +240,7 @@ REST_FRAMEWORK = {
         "auth.api.TokenAuthentication",
         "auth.api.SessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated", "auth.api.HasScope"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",

@@ -1,0 +1,48 @@
+"""Who holds a session right now: the one rule that pages, API, WebSockets and the gateway's link all ask."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q, QuerySet
+
+from auth.models import Session, User
+from portal.lib import bus
+from portal.lib.clock import Now
+
+#: how exact "last used" is; each request within it costs no write
+TOUCH_EVERY = timedelta(minutes=1)
+
+
+def active_user(pk: object) -> User | None:
+    """Return the user unless suspended, inactive or erased."""
+    return User.objects.active().filter(pk=pk).first()
+
+
+def live_sessions() -> QuerySet[Session]:
+    """Return the sessions that count: not ended, not idle, not too old, of a user who may hold one (or of nobody)."""
+    return Session.objects.filter(
+        Q(user__isnull=True) | Q(user__in=User.objects.active()),
+        ended_at__isnull=True,
+        expires_at__gt=Now(),
+        last_used_at__gt=Now() - settings.SESSION_IDLE,
+    )
+
+
+def touch(session_pk: int) -> None:
+    """Note that a live session is in use; never revives one."""
+    live_sessions().filter(pk=session_pk, last_used_at__lt=Now() - TOUCH_EVERY).update(last_used_at=Now())
+
+
+def end(sessions: QuerySet[Session]) -> list[int]:
+    """End sessions, keep their rows for a while and tell the gateways; return the keys of those that were open."""
+    with transaction.atomic():
+        ended = list(
+            sessions.filter(ended_at__isnull=True).order_by("pk").select_for_update().values_list("pk", flat=True)
+        )
+        Session.objects.filter(pk__in=ended).update(ended_at=Now(), updated_at=Now(), data={})
+        for pk in ended:
+            bus.publish(bus.GATEWAY, {"login_session": pk})
+    return ended

@@ -1,0 +1,49 @@
+"""How the API knows who asks, and what a token may do. (Imported by DRF's settings: no views in here.)"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.utils.encoding import force_str
+from rest_framework import authentication, exceptions
+from rest_framework.permissions import SAFE_METHODS, BasePermission
+from rest_framework.request import Request
+
+from auth import tokens
+from auth.models import ApiToken, User
+
+if TYPE_CHECKING:
+    from rest_framework.views import APIView
+
+
+class TokenAuthentication(authentication.BaseAuthentication):
+    """`Authorization: Bearer bpt_…`, our own hashed tokens alone; a token in a query string is not looked at."""
+
+    def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
+        scheme, _, text = force_str(authentication.get_authorization_header(request), errors="replace").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        token = tokens.find(text.strip())
+        if token is None:
+            raise exceptions.AuthenticationFailed
+        return token.user, token
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"
+
+
+class SessionAuthentication(authentication.SessionAuthentication):
+    """The signed-in page's own calls: session cookie and, for unsafe methods, the CSRF token."""
+
+
+class HasScope(BasePermission):
+    """A token does only what its scopes say: `scope = "instances"` on the view asks `instances:read` or `:write`.
+
+    A view that names no scope is closed to tokens. People's own sessions have no scopes and pass.
+    """
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        if not isinstance(request.auth, ApiToken):
+            return True
+        act = "read" if request.method in SAFE_METHODS else "write"
+        return f"{getattr(view, 'scope', None)}:{act}" in request.auth.scopes

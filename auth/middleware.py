@@ -1,0 +1,53 @@
+"""Ties a signed-in request to its session row; the engine has already refused dead sessions and suspended users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+from auth import access
+from auth.models import Session
+from portal import audit
+from portal.lib.errors import BadRequest
+from portal.problems import respond
+
+Handler = Callable[[HttpRequest], HttpResponseBase]
+
+
+class SessionPolicy:
+    """Set `request.auth_session`, note the use, and name the identity in audit rows."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        request.auth_session = None  # type: ignore[attr-defined]
+        times = _times_sent(request, settings.SESSION_COOKIE_NAME)
+        if times > 1:
+            return respond(
+                request,
+                BadRequest(
+                    "Your browser sent two sessions at once.", next_step="Close the browser and open the portal again."
+                ),
+            )
+        if times and request.user.is_authenticated:
+            session: Session | None = request.session.row  # type: ignore[attr-defined]
+            request.auth_session = session  # type: ignore[attr-defined]
+            if session is not None:
+                access.touch(session.pk)
+                name_identity(session)
+        return self.get_response(request)
+
+
+def name_identity(session: Session) -> None:
+    """Let the acts of this request carry the identity that is behind them."""
+    where = audit.origin.get()
+    audit.origin.set(audit.Origin(where.address, where.request_id, str(session.identity or "")))
+
+
+def _times_sent(request: HttpRequest, name: str) -> int:
+    pairs = request.META.get("HTTP_COOKIE", "").split(";")
+    return sum(1 for pair in pairs if pair.split("=", 1)[0].strip() == name)

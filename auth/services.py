@@ -1,0 +1,73 @@
+"""What happens to people and their sessions; each right changes in one function here, and leaves an audit row."""
+
+from __future__ import annotations
+
+from django.contrib.auth import SESSION_KEY, login
+from django.db import transaction
+from django.http import HttpRequest
+
+from auth import access, roles
+from auth.middleware import name_identity
+from auth.models import Identity, Session, User
+from auth.sessions import IDENTITY_KEY
+from django.conf import settings
+from portal import audit
+from portal.lib.clock import Now
+from portal.lib.errors import Conflict
+from portal.lib.hashing import digest
+
+
+def open_session(request: HttpRequest, user: User, identity: Identity | None, provider_sid: str = "") -> Session:
+    """Sign a user in: new key, fresh lifetime. Another user's session in this browser ends."""
+    if SESSION_KEY in request.session:
+        request.session.cycle_key()  # Django's login() does so for visitors only
+    login(request, user, backend="auth.backends.PortalOIDCBackend")
+    request.session[IDENTITY_KEY] = identity.pk if identity else None
+    request.session.save()
+    session = access.live_sessions().get(key_hash=digest(request.session.session_key or ""))
+    Session.objects.filter(pk=session.pk).update(
+        provider_sid=provider_sid,
+        user_agent=request.headers.get("User-Agent", "")[:200],
+        created_at=Now(),
+        last_used_at=Now(),
+        expires_at=Now() + settings.SESSION_ABSOLUTE,
+        updated_at=Now(),
+    )
+    session.refresh_from_db()
+    request.auth_session = session  # type: ignore[attr-defined]
+    name_identity(session)
+    audit.record("login", actor=user, about=("session", session.uid))
+    return session
+
+
+def end_session(session: Session, *, by: User | None = None) -> bool:
+    """End one session; the gateways close what hangs on it. False when it had ended already."""
+    if not access.end(Session.objects.filter(pk=session.pk)):
+        return False
+    audit.record("logout", actor=by or session.user, about=("session", session.uid))
+    return True
+
+
+def suspend(user: User, *, by: User, reason: str) -> None:
+    """Take everything from a user at once: sessions, tokens, open connections. Reversible by `reinstate`."""
+    roles.require(by, "suspend-user")
+    with transaction.atomic():
+        changed = User.objects.filter(pk=user.pk, suspended_at__isnull=True).update(
+            suspended_at=Now(), suspended_reason=reason[:200], updated_at=Now()
+        )
+        if not changed:
+            raise Conflict("This user is suspended already.")
+        ended = access.end(Session.objects.filter(user=user))
+        audit.record("user_suspended", actor=by, about=("user", user.uid), reason=reason, sessions=len(ended))
+
+
+def reinstate(user: User, *, by: User) -> None:
+    """Let a suspended user sign in again; ended sessions stay ended."""
+    roles.require(by, "suspend-user")
+    with transaction.atomic():
+        changed = User.objects.filter(pk=user.pk, suspended_at__isnull=False).update(
+            suspended_at=None, suspended_reason="", updated_at=Now()
+        )
+        if not changed:
+            raise Conflict("This user is not suspended.")
+        audit.record("user_reinstated", actor=by, about=("user", user.uid))

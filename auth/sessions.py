@@ -1,0 +1,104 @@
+"""Django's session engine over `Session` rows (settings.SESSION_ENGINE).
+
+The database keeps only the SHA-256 of the key. A row that is gone, ended or expired is never written again: saving
+it fails, so that a request in flight cannot bring a dead session back.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
+from django.db import IntegrityError, transaction
+
+from auth import access
+from auth.models import Session
+from portal.lib.clock import Now
+from portal.lib.hashing import digest
+
+#: the session's entry that names the identity somebody signed in with
+IDENTITY_KEY = "_identity"
+#: ended and expired rows stay this long, so that every gateway hears of them
+KEEP_ENDED = timedelta(days=1)
+
+
+class SessionStore(SessionBase):
+    row: Session | None = None
+
+    def load(self) -> dict[str, Any]:
+        key = self.session_key
+        self.row = None
+        if key is not None:
+            self.row = access.live_sessions().select_related("identity").filter(key_hash=digest(key)).first()
+        if self.row is None:
+            self._session_key = None
+            return {}
+        return dict(self.row.data)
+
+    def exists(self, session_key: str) -> bool:
+        return Session.objects.filter(key_hash=digest(session_key)).exists()
+
+    def create(self) -> None:
+        while True:
+            self._session_key = self._get_new_session_key()
+            try:
+                self.save(must_create=True)
+            except CreateError:
+                continue
+            self.modified = True
+            return
+
+    def save(self, must_create: bool = False) -> None:
+        key = self.session_key
+        if key is None:
+            return self.create()
+        data = dict(self._get_session(no_load=must_create))
+        values = {"data": data, "user_id": data.get(SESSION_KEY), "identity_id": data.get(IDENTITY_KEY)}
+        if must_create:
+            self.row = self._insert(digest(key), values)
+            return None
+        if not access.live_sessions().filter(key_hash=digest(key)).update(**values):
+            raise UpdateError
+        return None
+
+    @staticmethod
+    def _insert(key_hash: str, values: dict[str, Any]) -> Session:
+        try:
+            with transaction.atomic():
+                return Session.objects.create(key_hash=key_hash, expires_at=Now() + settings.SESSION_ABSOLUTE, **values)
+        except IntegrityError as error:
+            raise CreateError from error
+
+    def cycle_key(self) -> None:
+        """Change the key of the same row: what hangs on it stays, a key known before is worth nothing."""
+        data, old = self._session, self.session_key
+        if old is not None:
+            new = self._get_new_session_key()
+            if access.live_sessions().filter(key_hash=digest(old)).update(key_hash=digest(new)):
+                self._session_key = new
+                self.modified = True
+                return
+        self.create()
+        self._session_cache = data
+
+    async def acycle_key(self) -> None:
+        await sync_to_async(self.cycle_key)()
+
+    def delete(self, session_key: str | None = None) -> None:
+        key = session_key or self.session_key
+        if key is not None:
+            access.end(Session.objects.filter(key_hash=digest(key)))
+            self.row = None
+
+    def get_session_cookie_age(self) -> int:
+        """The cookie lives as long as a session can; the row decides."""
+        return int(settings.SESSION_ABSOLUTE.total_seconds())
+
+    @classmethod
+    def clear_expired(cls) -> None:
+        Session.objects.filter(expires_at__lt=Now() - KEEP_ENDED).delete()
+        Session.objects.filter(ended_at__lt=Now() - KEEP_ENDED).delete()

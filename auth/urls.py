@@ -1,0 +1,20 @@
+"""Addresses of sign-in and of one's own account, below /auth/."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from auth import me, views
+
+app_name = "accounts"
+
+urlpatterns = [
+    path("sign-in/", views.sign_in, name="sign-in"),
+    path("logout/", views.logout, name="logout"),
+    path("account/", views.account, name="account"),
+    path("account/sessions/<uuid:uid>/end/", views.end_session, name="end-session"),
+    path("<slug:slug>/login/", views.login, name="login"),
+    path("<slug:slug>/callback/", views.callback, name="callback"),
+]
+
+api_urlpatterns = [path("me", me.MeView.as_view(), name="me")]

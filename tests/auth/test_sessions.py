@@ -1,0 +1,233 @@
+"""A session is a row that decides; its key is nowhere but in the browser."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.contrib.sessions.backends.base import UpdateError
+from django.core.handlers.wsgi import WSGIRequest
+from django.http import HttpResponse
+from django.test import Client, RequestFactory
+
+from auth import access, services
+from auth.middleware import SessionPolicy
+from auth.models import Session
+from auth.sessions import SessionStore
+from portal.lib.clock import Now
+from portal.lib.errors import Conflict, Forbidden
+from portal.lib.hashing import digest
+from tests.factories.auth import IdentityFactory, RoleGrantFactory, UserFactory, sign_in
+
+pytestmark = pytest.mark.django_db
+
+
+def stored() -> SessionStore:
+    store = SessionStore()
+    store["colour"] = "green"
+    store.save()
+    return store
+
+
+def published(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    heard: list[dict[str, Any]] = []
+    monkeypatch.setattr("portal.lib.bus.publish", lambda topic, message: heard.append(message))
+    return heard
+
+
+def seen_by(client: Client) -> WSGIRequest:
+    """Send a request through the session middleware's own way and return what the view would see."""
+    request = RequestFactory().get("/")
+    key = client.cookies[settings.SESSION_COOKIE_NAME].value
+    request.META["HTTP_COOKIE"] = f"{settings.SESSION_COOKIE_NAME}={key}"
+    request.session = SessionStore(key)
+    from django.contrib.auth import get_user
+
+    request.user = get_user(request)
+    SessionPolicy(lambda _: HttpResponse())(request)
+    return request
+
+
+def test_the_key_is_stored_only_as_its_digest() -> None:
+    store = stored()
+    row = Session.objects.get()
+    assert row.key_hash == digest(store.session_key or "")
+    assert store.session_key not in str(row.__dict__)
+
+
+def test_a_session_comes_back_by_its_key() -> None:
+    assert SessionStore(stored().session_key)["colour"] == "green"
+
+
+def test_an_unknown_key_is_not_adopted() -> None:
+    store = SessionStore("chosen-by-an-attacker-0123456789")
+    store["colour"] = "red"
+    store.save()
+    assert store.session_key != "chosen-by-an-attacker-0123456789"
+
+
+def test_looking_around_stores_no_session(client: Client) -> None:
+    client.get("/auth/sign-in/")
+    client.get("/api/v1/me")
+    assert not Session.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "fate",
+    [
+        {"ended_at": Now()},
+        {"expires_at": Now()},
+        {"last_used_at": Now() - settings.SESSION_IDLE},
+    ],
+    ids=["ended", "too-old", "idle"],
+)
+def test_a_dead_session_is_neither_read_nor_written_again(fate: dict[str, Any]) -> None:
+    in_flight = SessionStore(stored().session_key)
+    assert in_flight["colour"] == "green"
+    Session.objects.update(**fate)
+    in_flight["colour"] = "red"
+    with pytest.raises(UpdateError):
+        in_flight.save()
+    assert SessionStore(in_flight.session_key).get("colour") is None
+
+
+def test_a_deleted_row_is_not_made_again() -> None:
+    in_flight = SessionStore(stored().session_key)
+    in_flight["colour"] = "red"
+    Session.objects.all().delete()
+    with pytest.raises(UpdateError):
+        in_flight.save()
+    assert not Session.objects.exists()
+
+
+def test_a_session_lives_twelve_hours_at_most_and_two_unused(client: Client) -> None:
+    row = sign_in(client, UserFactory())
+    assert row.expires_at - row.created_at == pytest.approx(timedelta(hours=12), abs=timedelta(seconds=1))
+    assert settings.SESSION_IDLE == timedelta(hours=2)
+
+
+def test_use_moves_the_idle_clock_but_not_the_end(client: Client) -> None:
+    row = sign_in(client, UserFactory())
+    Session.objects.update(last_used_at=Now() - timedelta(hours=1))
+    assert client.get("/api/v1/me").status_code == 200
+    after = Session.objects.get()
+    assert after.last_used_at > row.last_used_at - timedelta(minutes=1)
+    assert after.expires_at == row.expires_at
+
+
+def test_use_never_revives_an_idle_session(client: Client) -> None:
+    row = sign_in(client, UserFactory())
+    Session.objects.update(last_used_at=Now() - settings.SESSION_IDLE)
+    access.touch(row.pk)
+    assert client.get("/api/v1/me").status_code == 401
+
+
+def test_signing_in_changes_the_key_and_keeps_what_hangs_on_the_row(client: Client) -> None:
+    store = stored()
+    before = store.session_key
+    request = RequestFactory().get("/")
+    request.session = store
+    session = services.open_session(request, UserFactory(), None)
+    assert store.session_key != before
+    assert Session.objects.get() == session
+    assert SessionStore(before).get("colour") is None
+
+
+def test_another_user_in_the_same_browser_ends_the_first_session(client: Client) -> None:
+    request = RequestFactory().get("/")
+    request.session = SessionStore()
+    first = services.open_session(request, UserFactory(), None)
+    second = services.open_session(request, UserFactory(), None)
+    first.refresh_from_db()
+    assert first.pk != second.pk
+    assert first.ended_at is not None
+
+
+def test_the_same_user_again_keeps_the_row_with_a_new_key(client: Client) -> None:
+    user = UserFactory()
+    request = RequestFactory().get("/")
+    request.session = SessionStore()
+    first = services.open_session(request, user, None)
+    key = request.session.session_key
+    second = services.open_session(request, user, None)
+    assert first.pk == second.pk
+    assert request.session.session_key != key
+
+
+def test_the_request_knows_its_session_row(client: Client) -> None:
+    identity = IdentityFactory()
+    row = sign_in(client, identity.user, identity)
+    assert row.identity == identity
+    request = seen_by(client)
+    assert request.auth_session == row  # type: ignore[attr-defined]
+
+
+def test_a_doubled_session_cookie_is_refused(client: Client) -> None:
+    sign_in(client, UserFactory())
+    key = client.cookies[settings.SESSION_COOKIE_NAME].value
+    doubled = f"__Host-sid=planted; __Host-sid={key}"
+    assert Client().get("/auth/account/", headers={"Cookie": doubled}).status_code == 400
+
+
+@pytest.mark.parametrize("fate", [{"suspended_at": Now()}, {"is_active": False}, {"erased_at": Now()}])
+def test_who_may_not_sign_in_has_no_session(client: Client, fate: dict[str, Any]) -> None:
+    user = UserFactory()
+    row = sign_in(client, user)
+    assert client.get("/api/v1/me").status_code == 200
+    type(user).objects.filter(pk=user.pk).update(**fate)
+    assert client.get("/api/v1/me").status_code == 401
+    assert not access.live_sessions().filter(pk=row.pk).exists()
+    assert access.active_user(user.pk) is None
+
+
+def test_suspension_ends_every_session_and_says_so(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = published(monkeypatch)
+    user, operator = UserFactory(), RoleGrantFactory().user
+    rows = {sign_in(client, user).pk, sign_in(Client(), user).pk}
+    services.suspend(user, by=operator, reason="asked by the security contact")
+    assert {message["login_session"] for message in heard} == rows
+    assert not Session.objects.filter(user=user, ended_at=None).exists()
+    user.refresh_from_db()
+    assert not user.may_sign_in
+
+
+def test_suspension_is_undone_but_its_sessions_stay_dead(client: Client) -> None:
+    user, operator = UserFactory(), RoleGrantFactory().user
+    sign_in(client, user)
+    services.suspend(user, by=operator, reason="mistake")
+    with pytest.raises(Conflict):
+        services.suspend(user, by=operator, reason="twice")
+    services.reinstate(user, by=operator)
+    assert client.get("/api/v1/me").status_code == 401
+    sign_in(client, user)
+    assert client.get("/api/v1/me").status_code == 200
+
+
+def test_nobody_else_suspends() -> None:
+    user = UserFactory()
+    with pytest.raises(Forbidden):
+        services.suspend(user, by=UserFactory(), reason="envy")
+    user.refresh_from_db()
+    assert user.may_sign_in
+
+
+def test_logout_is_a_post_and_tells_the_gateways(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = published(monkeypatch)
+    row = sign_in(client, UserFactory())
+    assert client.get("/auth/logout/").status_code == 405
+    assert client.get("/api/v1/me").status_code == 200
+    assert client.post("/auth/logout/").status_code == 200
+    assert heard == [{"login_session": row.pk}]
+    assert client.get("/api/v1/me").status_code == 401
+
+
+def test_dead_rows_are_kept_a_day_and_then_go() -> None:
+    stored()
+    Session.objects.update(ended_at=Now())
+    SessionStore.clear_expired()
+    assert Session.objects.exists()
+    Session.objects.update(ended_at=Now() - timedelta(days=2))
+    SessionStore.clear_expired()
+    assert not Session.objects.exists()
