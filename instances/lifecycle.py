@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -57,3 +58,102 @@ PROBED = frozenset({State.STARTING})
 SERVED = frozenset({State.ACTIVE, State.UNAVAILABLE})
 #: states that pass by themselves
 MOVING = frozenset({State.REQUESTED, State.BUILDING, State.STARTING, State.STOPPING, State.REBOOTING, State.DELETING})
+
+
+@dataclass(frozen=True)
+class Step:
+    """The next state, the call that leads there, and, where the wish itself changes, the new target."""
+
+    state: State
+    call: Call | None = None
+    target: Target | None = None
+    reason: str = ""
+
+
+_UNBUILT = frozenset({State.REQUESTED, State.BUILDING})
+
+
+def decide(
+    state: State,
+    target: Target,
+    phase: Phase,
+    *,
+    last_call: Call | None = None,
+    under_way: bool = False,
+    reboot: bool = False,
+    late: bool = False,
+) -> Step:
+    """Return the next step. Total and pure; the table is in docs/develop/lifecycle.md.
+
+    `phase` was observed after `last_call` was made, and MISSING is confirmed. `under_way`: the last call was accepted a
+    moment ago, so that asking for the same again is no use. `late`: past the deadline that somebody's verb set.
+    """
+    step = _decide(state, target, phase, last_call=last_call, reboot=reboot, late=late)
+    repeated = step.call is last_call and step.state is state
+    return replace(step, call=None) if under_way and repeated else step
+
+
+def _decide(state: State, target: Target, phase: Phase, *, last_call: Call | None, reboot: bool, late: bool) -> Step:
+    if state is State.DELETED:
+        return Step(State.DELETED)
+    if phase is Phase.UNKNOWN:
+        return _unknown(state, target)
+    if target is Target.DELETED:
+        return Step(State.DELETED) if phase is Phase.MISSING else Step(State.DELETING, Call.DELETE)
+    if state is State.ERROR:
+        return Step(State.ERROR)
+    return (
+        _broken(state, target, phase, late)
+        or _rebooted(state, target, phase, reboot)
+        or (_toward_active(state, phase, last_call) if target is Target.ACTIVE else _toward_stopped(state, phase))
+    )
+
+
+def _unknown(state: State, target: Target) -> Step:
+    if state is State.ACTIVE and target is Target.ACTIVE:
+        return Step(State.UNAVAILABLE, reason="provider-unavailable")
+    return Step(state)
+
+
+def _broken(state: State, target: Target, phase: Phase, late: bool) -> Step | None:
+    if phase is Phase.MISSING and state not in _UNBUILT:
+        return Step(State.ERROR, reason="vanished")
+    if phase is Phase.FAILED:
+        return Step(State.ERROR, reason="failed")
+    arrived = (target, phase) in {(Target.ACTIVE, Phase.READY), (Target.STOPPED, Phase.STOPPED)}
+    if late and state in MOVING and not arrived:
+        return Step(State.ERROR, reason="deadline")
+    return None
+
+
+def _rebooted(state: State, target: Target, phase: Phase, reboot: bool) -> Step | None:
+    runs = phase in (Phase.RUNNING, Phase.READY)
+    if reboot and runs and target is Target.ACTIVE and state in SERVED:
+        return Step(State.REBOOTING, Call.REBOOT)
+    return None
+
+
+def _toward_active(state: State, phase: Phase, last_call: Call | None) -> Step:
+    if phase is Phase.MISSING:
+        return Step(State.BUILDING, Call.CREATE)
+    if phase is Phase.PENDING:
+        return Step(State.BUILDING if state in _UNBUILT else State.STARTING)
+    if phase is Phase.RUNNING:
+        return Step(State.UNAVAILABLE, reason="not-answering") if state in SERVED else Step(State.STARTING)
+    if phase is Phase.READY:
+        return Step(State.ACTIVE)
+    if phase is Phase.HELD:
+        return Step(State.UNAVAILABLE, reason="held")
+    if state in SERVED:
+        return Step(State.STOPPED, target=Target.STOPPED, reason="shut-down")
+    if state is State.STARTING and last_call is Call.START:
+        return Step(State.ERROR, reason="ended-at-once")
+    return Step(State.STARTING, Call.START)
+
+
+def _toward_stopped(state: State, phase: Phase) -> Step:
+    if phase in (Phase.MISSING, Phase.STOPPED):
+        return Step(State.STOPPED)
+    if phase is Phase.HELD:
+        return Step(state)
+    return Step(State.STOPPING, None if phase is Phase.PENDING else Call.STOP)

@@ -43,6 +43,12 @@ class ImageMissing(Rejected):
     code = "image-missing"
 
 
+class MountMissing(Rejected):
+    """A folder that was asked for is not there; the text names it and is shown to the people of the instance."""
+
+    code = "mount-missing"
+
+
 class MountKind(StrEnum):
     DATA = "data"
     HOME = "home"

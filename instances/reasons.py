@@ -1,0 +1,36 @@
+"""Reasons: stable codes of why an instance is where it is, each with a sentence for the people who look at it.
+
+Codes that a provider adds are shown with a general sentence; the list is in docs/develop/lifecycle.md.
+"""
+
+from __future__ import annotations
+
+#: reasons of a failed build that are the host's fault: worth one more try on another machine
+HOST_FAULTS = frozenset({"host-failed", "no-capacity", "image-pull-failed", "provider-lost-it"})
+
+SENTENCES = {
+    "provider-unavailable": "The system that runs the machines gives no answer just now. We keep trying.",
+    "not-answering": "The machine runs, but its service does not answer just now.",
+    "held": "An administrator of the system that runs the machines is working on this one. Please wait.",
+    "no-capacity": "There is no room for this machine right now. We keep trying.",
+    "rejected": "The system that runs the machines refused the request. An operator has to look at it.",
+    "image-missing": "The software environment of this plan is not there. Tell support, or choose another plan.",
+    "mount-missing": "Data of this instance are not where they should be, so it was not started.",
+    "vanished": "The machine is gone, and nobody asked for that. Retry makes a new one; your home is safe.",
+    "failed": "The machine failed. Retry makes a new one; your home is safe.",
+    "host-failed": "The computer that carried this machine failed. Retry makes a new one; your home is safe.",
+    "deadline": "It took too long. Below are the last lines of its log, if it wrote any; Retry tries again.",
+    "ended-at-once": "The machine ended right after it was started. Below are the last lines of its log.",
+    "shut-down": "The machine was shut down from inside or by an operator. Start brings it back.",
+    "out-of-memory": "A program used up the machine's memory and was ended.",
+    "disk-full": "The disk is full.",
+}
+
+_UNKNOWN = "Something happened that the portal has no words for; support can look it up by this code: {code}."
+
+
+def sentence(code: str) -> str:
+    """Return the sentence of a reason; empty for no reason."""
+    if not code:
+        return ""
+    return SENTENCES.get(code) or _UNKNOWN.format(code=code)

@@ -1,0 +1,252 @@
+"""The only writer of an instance's state and target: one conditional UPDATE and one Transition row.
+
+Every write raises `version` and tells gateways and the members' open pages after the commit.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q
+
+from auth.models import User
+from instances import reasons
+from instances.lifecycle import MOVING, SERVED, Call, Phase, State, Step, Target, decide
+from instances.models import Instance, Leftover, Member, Transition
+from portal.lib import bus
+from portal.lib.clock import Now
+
+#: reports in a row in which a required service does not answer until it is called unavailable
+SILENT_REPORTS = 3
+
+
+class Marked(StrEnum):
+    """What came of a gateway's word: taken, come again in a moment, or no longer of interest."""
+
+    DONE = "done"
+    BUSY = "busy"
+    GONE = "gone"
+
+
+def lease_free() -> Q:
+    return Q(leased_until__isnull=True) | Q(leased_until__lt=Now())
+
+
+def _write(
+    instance: Instance,
+    *,
+    event: str,
+    actor: User | None = None,
+    only: Q | None = None,
+    record: bool = False,
+    **fields: Any,
+) -> bool:
+    """Write `fields` if state and target are still what `instance` says; return False if somebody was first.
+
+    A Transition is recorded when state or target change, or when `record` asks for it.
+    """
+    old, wished = State(instance.state), Target(instance.target)
+    state, target = State(fields.get("state", old)), Target(fields.get("target", wished))
+    if state is not old and state not in MOVING:
+        fields["deadline_at"] = None
+    if state not in SERVED or target is not Target.ACTIVE:
+        fields["reboot_asked_at"] = None
+    if state is not old:
+        fields["state_changed_at"] = Now()
+    if state is State.DELETED:
+        fields["deleted_at"] = Now()
+    with transaction.atomic():
+        rows = Instance.objects.filter(only or Q(), pk=instance.pk, state=old, target=wished)
+        if not rows.update(version=F("version") + 1, updated_at=Now(), **fields):
+            return False
+        if state is not old or target is not wished or record:
+            Transition.objects.create(
+                instance=instance,
+                old=old,
+                new=state,
+                target=target,
+                event=event,
+                actor=actor,
+                reason=fields.get("reason", ""),
+                detail=fields.get("detail", ""),
+            )
+        _tell(instance)
+    instance.refresh_from_db(from_queryset=Instance.objects.all())
+    return True
+
+
+def _tell(instance: Instance) -> None:
+    """Wake gateways and open pages; both read the row again, so a lost message costs only time."""
+    bus.publish(bus.GATEWAY, {"instance": str(instance.uid)})
+    for uid in Member.objects.filter(instance=instance).values_list("user__uid", flat=True):
+        bus.notify(uid, {"type": "instance-changed", "id": str(instance.uid)})
+
+
+def created(instance: Instance, *, actor: User) -> None:
+    """Record the birth of an instance: the first row of its history."""
+    Transition.objects.create(
+        instance=instance, new=instance.state, target=instance.target, event="request", actor=actor
+    )
+    _tell(instance)
+
+
+def _deadline() -> Any:
+    return Now() + settings.INSTANCE_DEADLINE
+
+
+def aim(instance: Instance, target: Target, *, event: str, actor: User | None = None) -> bool:
+    """Set what people want. A stopped instance that never had a machine goes back to the beginning."""
+    deadline = None if target is Target.DELETED else _deadline()
+    fields: dict[str, Any] = {"target": target, "due_at": Now(), "deadline_at": deadline}
+    if target is Target.ACTIVE and instance.state == State.STOPPED and not instance.ref:
+        fields["state"] = State.REQUESTED
+    if instance.state != State.ERROR:
+        fields |= {"reason": "", "detail": "", "log": ""}
+    return _write(instance, event=event, actor=actor, **fields)
+
+
+def retry(instance: Instance, target: Target, *, event: str, actor: User | None = None) -> bool:
+    """Take an instance out of error. With no call on record, what is found decides (reconcile): missing → create,
+    stopped → start, running → a new deadline, failed → a new attempt."""
+    state = State.BUILDING if target is Target.ACTIVE else State.STOPPING
+    return _write(
+        instance,
+        event=event,
+        actor=actor,
+        state=state,
+        target=target,
+        last_call="",
+        missing_seen=0,
+        deadline_at=_deadline(),
+        due_at=Now(),
+        reason="",
+        detail="",
+        log="",
+    )
+
+
+def new_attempt(instance: Instance, *, lease: uuid.UUID, reason: str) -> bool:
+    """Give a failed machine up: it becomes a leftover for the sweep, and a new one is made under the next name."""
+    with transaction.atomic():
+        if instance.ref:
+            Leftover.objects.get_or_create(
+                provider_id=instance.provider_id, ref=instance.ref, defaults={"instance": instance}
+            )
+        return _write(
+            instance,
+            event="new-attempt",
+            only=Q(lease_token=lease),
+            record=True,
+            state=State.BUILDING,
+            attempt=F("attempt") + 1,
+            ref="",
+            endpoints=[],
+            last_call="",
+            missing_seen=0,
+            deadline_at=_deadline(),
+            reason=reason,
+            detail=reasons.sentence(reason),
+        )
+
+
+def ask_reboot(instance: Instance, *, actor: User | None = None) -> bool:
+    """Ask for one reboot; it happens at most once, and is forgotten when the instance leaves active."""
+    return _write(
+        instance, event="reboot", actor=actor, record=True, reboot_asked_at=Now(), due_at=Now(), reason="", detail=""
+    )
+
+
+def move(
+    instance: Instance, step: Step, *, event: str, lease: uuid.UUID, reason: str = "", detail: str = "", log: str = ""
+) -> bool:
+    """Take a step under a lease; with a call in it, `called_at` becomes the time before which nothing counts."""
+    fields: dict[str, Any] = {"state": step.state, "reason": reason, "detail": detail, "log": log, "missing_seen": 0}
+    if step.target is not None:
+        fields["target"] = step.target
+    if step.call is not None:
+        fields |= {"last_call": step.call, "called_at": Now()}
+    if step.call is Call.REBOOT:
+        fields["deadline_at"] = _deadline()
+    if step.state in (State.STOPPED, State.DELETED, State.ERROR):
+        fields |= {"ready_at": None, "services_up": {}}
+    return _write(instance, event=event, only=Q(lease_token=lease), **fields)
+
+
+def note(instance: Instance, *, lease: uuid.UUID, **fields: Any) -> bool:
+    """Write what was learnt (ref, endpoints, reason …) without moving."""
+    return _write(instance, event="note", only=Q(lease_token=lease), **fields)
+
+
+def mark_ready(uid: uuid.UUID | str, *, version: int | None = None) -> Marked:
+    """Take the gateway's word that every required service answers, and the step to active when no call is in it.
+
+    `version` is that of the route that was probed: an answer of an earlier life of the machine does not count.
+    BUSY: a worker holds the instance or the route has changed; probe and post again.
+    """
+    instance = Instance.objects.filter(uid=uid).first()
+    if instance is None or instance.state not in SERVED | {State.STARTING}:
+        return Marked.GONE
+    if version is not None and version != instance.version:
+        return Marked.BUSY
+    step = decide(State(instance.state), Target(instance.target), Phase.READY)
+    same_route = Q(version=instance.version)
+    seen: dict[str, Any] = {"ready_at": Now(), "silent_reports": 0}
+    if instance.state == State.STARTING and step.call is None:
+        fields = seen | {"state": step.state, "reason": "", "detail": "", "log": ""}
+        done = _write(instance, event="ready", only=same_route & lease_free(), **fields)
+    else:
+        rows = Instance.objects.filter(same_route, pk=instance.pk)
+        done = bool(rows.update(**seen, due_at=Now()))
+    return Marked.DONE if done else Marked.BUSY
+
+
+def mark_answers(uid: uuid.UUID | str, answers: Mapping[str, bool]) -> Marked:
+    """Take a gateway's report on which services answer; a third silent one in a row makes it unavailable.
+
+    No report changes nothing.
+    """
+    instance = Instance.objects.select_related("plan__image").filter(uid=uid, state__in=SERVED).first()
+    if instance is None:
+        return Marked.GONE
+    required = [service["name"] for service in instance.plan.image.services if service.get("required", True)]
+    if all(answers.get(name, False) for name in required):
+        return _mark_heard(instance, answers)
+    return _mark_silent(instance, answers)
+
+
+def _mark_heard(instance: Instance, answers: Mapping[str, bool]) -> Marked:
+    rows = Instance.objects.filter(pk=instance.pk, state=instance.state)
+    rows.filter(Q(silent_reports__gt=0) | ~Q(services_up=dict(answers))).update(
+        silent_reports=0, services_up=dict(answers)
+    )
+    # heard again: the next look, which is due now, makes it active
+    rows.filter(ready_at__isnull=True).update(ready_at=Now(), due_at=Now())
+    return Marked.DONE
+
+
+def _mark_silent(instance: Instance, answers: Mapping[str, bool]) -> Marked:
+    rows = Instance.objects.filter(pk=instance.pk, state=instance.state)
+    rows.update(silent_reports=F("silent_reports") + 1, services_up=dict(answers))
+    if instance.silent_reports + 1 < SILENT_REPORTS:
+        return Marked.DONE
+    rows.update(ready_at=None)
+    step = decide(State(instance.state), Target(instance.target), Phase.RUNNING)
+    if instance.state == State.ACTIVE and step.state is State.UNAVAILABLE:
+        detail = reasons.sentence(step.reason)
+        fields: dict[str, Any] = {"state": step.state, "reason": step.reason, "detail": detail}
+        if not _write(instance, event="silent", only=lease_free(), **fields):
+            return Marked.BUSY
+    return Marked.DONE
+
+
+def spare(instance: Instance, seconds: float) -> None:
+    """Push a running deadline on while the provider gives no answer: an outage is nobody's slow start."""
+    Instance.objects.filter(pk=instance.pk, deadline_at__lt=Now() + timedelta(seconds=seconds)).update(
+        deadline_at=Now() + timedelta(seconds=seconds)
+    )
