@@ -64,7 +64,8 @@ def answers(path: Path, token: str) -> bool:
             connection.settimeout(0.5)
             connection.connect(str(path))
             connection.sendall(
-                f"GET /api/status HTTP/1.1\r\nHost: x\r\nAuthorization: token {token}\r\nConnection: close\r\n\r\n".encode()
+                b"GET /api/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                + f"Authorization: token {token}\r\n\r\n".encode()
             )
             response = http.client.HTTPResponse(connection)
             response.begin()
