@@ -20,7 +20,7 @@ _SAME = {"debug": "info", "success": "ok", "notice": "info", "requested": "wait"
 def icon(name: str) -> SafeString:
     """Draw `name` of icons.svg; it decorates a word that stands beside it, so it says nothing itself."""
     return format_html(
-        '<svg class="icon icon-{}" width="18" height="18" aria-hidden="true" focusable="false"><use href="{}#{}"/></svg>',
+        '<svg class="icon icon-{}" width="18" height="18" aria-hidden="true"><use href="{}#{}"/></svg>',
         name,
         static("beamport/icons.svg"),
         _SAME.get(name, name),
@@ -62,3 +62,9 @@ def span(duration: timedelta | None) -> str:
         if count or (unit == "s" and not parts):
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2])
+
+
+@register.simple_tag
+def filling(limit: int, percent: int) -> int:
+    """Return so many per cent of a limit: where a bar begins to warn."""
+    return limit * percent // 100
