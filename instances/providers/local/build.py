@@ -88,7 +88,7 @@ def _make(built: Path, source: Path, interpreter: Path, uv: str) -> None:
 
 
 def _run(*argv: str | Path) -> None:
-    environment = os.environ | {"UV_LINK_MODE": "copy", "UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    environment = os.environ | {"UV_LINK_MODE": "copy", "UV_PYTHON_DOWNLOADS": "never"}
     environment.pop("VIRTUAL_ENV", None)
     command = [str(part) for part in argv]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, umask=0o022, timeout=1800)
