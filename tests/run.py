@@ -1,0 +1,107 @@
+"""What `make test` runs once everything is set up: style, types and layers, then the suite.
+
+When all passed and nothing is uncommitted, the tree's id goes to .git/green, so that anybody can see whether exactly
+this tree was ever green.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+MANAGE = (sys.executable, "manage.py")
+CHECKS: dict[str, tuple[str, ...]] = {
+    "types (mypy)": (str(BIN / "mypy"),),
+    "style (ruff check)": (str(BIN / "ruff"), "check", "."),
+    "format (ruff format)": (str(BIN / "ruff"), "format", "--check", "."),
+    "layers (import-linter)": (str(BIN / "lint-imports"),),
+    "dependencies (deptry)": (str(BIN / "deptry"), "."),
+    "migrations": (*MANAGE, "makemigrations", "--check", "--dry-run"),
+    "settings (manage.py check)": (*MANAGE, "check", "--fail-level", "WARNING"),
+}
+DOCS = ("tests/test_docs.py", "tests/test_promises.py")
+
+
+def settings_environment(state: str) -> dict[str, str]:
+    """Enough for Django's own checks, which reach no server."""
+    names = ("SECRET_KEY", "INSTANCE_KEY", "GATEWAY_TOKEN", "DEPLOYMENT_ID")
+    made = {name: secrets.token_urlsafe(48) for name in names}
+    return {**os.environ, **made, "BEAMPORT_DEMO": "1", "BEAMPORT_STATE": state, "PYTHONWARNINGS": "ignore"}
+
+
+def check(item: tuple[str, tuple[str, ...]], environment: dict[str, str]) -> bool:
+    """Run one check; print its outcome, and all it said when it failed."""
+    name, argv = item
+    began = time.monotonic()
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    passed = done.returncode == 0
+    said = "" if passed else "\n" + (done.stdout + done.stderr).rstrip()
+    print(f"{'passed' if passed else 'FAILED'}  {name}  {time.monotonic() - began:.1f} s{said}", flush=True)
+    return passed
+
+
+def checks() -> bool:
+    with tempfile.TemporaryDirectory() as state, ThreadPoolExecutor(2) as pool:
+        environment = settings_environment(state)
+        return all(list(pool.map(lambda item: check(item, environment), CHECKS.items())))
+
+
+def suite(*arguments: str) -> bool:
+    workers = os.environ.get("TEST_WORKERS") or str(min(4, os.cpu_count() or 1))
+    argv = [sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadfile", *arguments]
+    # the portal's own variables would reach the tests' settings and the portals that they start
+    ours = ("BEAMPORT_STATE", "BEAMPORT_DEMO", "PORT", "PORTAL_URL")
+    environment = {key: value for key, value in os.environ.items() if key not in ours}
+    return subprocess.run(argv, cwd=ROOT, env=environment).returncode == 0
+
+
+def git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def record_green() -> None:
+    """Remember the tree that passed, when it is exactly what is committed."""
+    tree, path = git("rev-parse", "HEAD^{tree}"), git("rev-parse", "--git-path", "green")
+    if not tree or not path:
+        return
+    if git("status", "--porcelain"):
+        print("All passed; not recorded as green, because something is not committed.")
+        return
+    (ROOT / path).write_text(tree + "\n")
+    print(f"All passed; {tree[:12]} is green.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make test", description="Check style, types, layers; run the suite.")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--only-checks", action="store_true", help="no tests")
+    only.add_argument("--only-docs", action="store_true", help="only what keeps the documentation true")
+    only.add_argument("--slow", action="store_true", help="the long proofs instead of the suite")
+    given = parser.parse_args(argv)
+    if given.only_docs:
+        return 0 if suite(*DOCS) else 1
+    if given.slow:
+        return 0 if suite("--slow", "-m", "slow") else 1
+    checked = checks()
+    if given.only_checks:
+        return 0 if checked else 1
+    tested = suite("--promises")
+    if checked and tested:
+        record_green()
+        return 0
+    print("Failed: " + " and ".join(name for name, good in (("checks", checked), ("tests", tested)) if not good))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
