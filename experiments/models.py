@@ -85,7 +85,12 @@ class Proposal(models.Model):
         return f"{self.identifier}: {self.title}"
 
     def get_absolute_url(self) -> str:
-        return reverse("experiments:landing", kwargs={"pid": self.pid_norm})
+        """The landing page: by its identifier, or by facility and number for those without one."""
+        if self.pid_norm:
+            return reverse("experiments:landing", kwargs={"pid": self.pid_norm})
+        return reverse(
+            "experiments:proposal", kwargs={"facility": self.facility.slug, "identifier": self.identifier}
+        )
 
 
 class Experiment(models.Model):
@@ -114,7 +119,11 @@ class Experiment(models.Model):
     objects: ClassVar[ExperimentQuerySet] = ExperimentQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
-        indexes = [models.Index(fields=["-start_at", "-id"], name="experiment_newest")]
+        indexes = [
+            models.Index(
+                models.F("start_at").desc(nulls_last=True), models.F("id").desc(), name="experiment_newest"
+            )
+        ]
         constraints = [
             models.UniqueConstraint(fields=["proposal", "external_id"], name="experiment_external_id"),
         ]

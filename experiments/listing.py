@@ -1,0 +1,187 @@
+"""The list of experiments: filters from a query string, and keyset pages, newest first."""
+
+from __future__ import annotations
+
+import unicodedata
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlencode
+
+from django.db.models import Exists, F, Func, IntegerField, OuterRef, Q
+
+from experiments.models import Experiment, Instrument
+from experiments.pids import parse_pid
+from portal.lib.errors import BadRequest
+
+if TYPE_CHECKING:
+    from auth.models import User
+    from experiments.visibility import ExperimentQuerySet
+
+PAGE = 25
+MOST_WORDS = 8
+LONGEST_TEXT = 200
+#: columns that a word of the text filter is looked for in
+_TEXT_IN = (
+    "title",
+    "sample",
+    "technique",
+    "proposal__title",
+    "proposal__identifier",
+    "instrument__name",
+    "instrument__code",
+)
+SHOW = ("", "mine", "open")
+
+
+class LocalYear(Func):
+    """The year of a moment in a facility's zone: a run at New Year's Eve counts where it was measured."""
+
+    function = "timezone"
+    template = "CAST(EXTRACT(YEAR FROM %(function)s(%(expressions)s)) AS integer)"
+    output_field = IntegerField()
+
+
+YEAR = LocalYear(F("proposal__facility__time_zone"), F("start_at"))
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a visitor asked for; the same for the page and the API."""
+
+    show: str = ""
+    instrument: str = ""
+    year: int | None = None
+    text: str = ""
+    doi: str = ""
+
+    @classmethod
+    def read(cls, query: Mapping[str, Any]) -> Self:
+        """Read a query string; a value that cannot be one is refused, not passed over."""
+        show = str(query.get("show", ""))
+        if show not in SHOW:
+            raise BadRequest("Show is `mine`, `open`, or nothing for all.")
+        return cls(
+            show=show,
+            instrument=readable(query.get("instrument", ""))[:50],
+            year=_year(str(query.get("year", ""))),
+            text=readable(query.get("text", ""))[:LONGEST_TEXT],
+            doi=readable(query.get("doi", "")),
+        )
+
+    def query(self) -> str:
+        """The query string that stands for these filters, without those that are not set."""
+        pairs = {"show": self.show, "instrument": self.instrument, "year": self.year or "", "text": self.text}
+        return urlencode({name: value for name, value in pairs.items() if value})
+
+    def __bool__(self) -> bool:
+        return self != Filters()
+
+    def without_show(self) -> str:
+        return replace(self, show="").query()
+
+    def apply(self, experiments: ExperimentQuerySet, user: User | Any) -> ExperimentQuerySet:
+        """Narrow down what is visible already; never widens."""
+        if self.show == "mine":
+            experiments = experiments.of(user)
+        elif self.show == "open":
+            experiments = experiments.open()
+        if self.instrument:
+            experiments = experiments.filter(instrument__code=self.instrument)
+        if self.year is not None:
+            experiments = experiments.alias(local_year=YEAR).filter(local_year=self.year)
+        if self.doi:
+            pid = parse_pid(self.doi)
+            forms = pid.candidates if pid else ()
+            experiments = experiments.filter(Q(pid_norm__in=forms) | Q(proposal__pid_norm__in=forms))
+        for word in self.text.split()[:MOST_WORDS]:
+            match = Q()
+            for column in _TEXT_IN:
+                match |= Q(**{f"{column}__icontains": word})
+            experiments = experiments.filter(match)
+        return experiments
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of rows; `newer` and `older` are the anchors of its neighbours, empty when there are none."""
+
+    rows: list[Experiment]
+    newer: str = ""
+    older: str = ""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the filters offer: computed from what this visitor may see, nothing else."""
+
+    instruments: list[Instrument]
+    years: list[int]
+
+
+def choices(user: User | Any) -> Choices:
+    visible = Experiment.objects.visible_to(user)
+    instruments = Instrument.objects.filter(Exists(visible.filter(instrument=OuterRef("pk")))).order_by("name")
+    years = visible.filter(start_at__isnull=False).annotate(local_year=YEAR).values_list("local_year", flat=True)
+    return Choices(list(instruments), list(years.distinct().order_by("-local_year")))
+
+
+def page(experiments: ExperimentQuerySet, *, after: str = "", before: str = "") -> Page:
+    """Return the page older than `after` or newer than `before`, both ids of experiments of the list.
+
+    An anchor that is not in the list (gone, closed, made up) leads to the first page.
+    """
+    newest = (F("start_at").desc(nulls_last=True), F("id").desc())
+    anchor = _anchor(experiments, after or before)
+    if anchor is None:
+        rows = list(experiments.order_by(*newest)[: PAGE + 1])
+        return Page(rows[:PAGE], older=_more(rows))
+    if after:
+        rows = list(experiments.filter(_older(*anchor)).order_by(*newest)[: PAGE + 1])
+        return Page(rows[:PAGE], newer=_uid(rows[:1]), older=_more(rows))
+    oldest = (F("start_at").asc(nulls_first=True), F("id").asc())
+    rows = list(experiments.filter(_newer(*anchor)).order_by(*oldest)[: PAGE + 1])
+    shown = rows[:PAGE][::-1]
+    return Page(shown, newer=_uid(shown[:1]) if len(rows) > PAGE else "", older=_uid(shown[-1:]))
+
+
+def _more(rows: list[Experiment]) -> str:
+    return str(rows[PAGE - 1].uid) if len(rows) > PAGE else ""
+
+
+def _uid(rows: list[Experiment]) -> str:
+    return str(rows[0].uid) if rows else ""
+
+
+def _anchor(experiments: ExperimentQuerySet, text: str) -> tuple[Any, int] | None:
+    try:
+        uid = uuid.UUID(text)
+    except ValueError:
+        return None
+    return experiments.filter(uid=uid).values_list("start_at", "id").first()
+
+
+def _older(start: Any, pk: int) -> Q:
+    if start is None:
+        return Q(start_at__isnull=True, id__lt=pk)
+    return Q(start_at__lt=start) | Q(start_at=start, id__lt=pk) | Q(start_at__isnull=True)
+
+
+def _newer(start: Any, pk: int) -> Q:
+    if start is None:
+        return Q(start_at__isnull=False) | Q(start_at__isnull=True, id__gt=pk)
+    return Q(start_at__gt=start) | Q(start_at=start, id__gt=pk)
+
+
+def readable(text: Any) -> str:
+    """Return text without what PostgreSQL cannot store and people cannot read."""
+    return "".join(c for c in str(text) if unicodedata.category(c) not in ("Cc", "Cs")).strip()
+
+
+def _year(text: str) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) == 4):
+        raise BadRequest("The year must be four digits.")
+    return int(text)
