@@ -51,9 +51,7 @@ def by_pid(user: User | Any, pid: PID) -> Found | None:
     visible = Proposal.objects.visible_to(user).select_related("facility")
     seen = list(visible.filter(Q(pid_norm__in=pid.candidates) | Exists(runs))[:20])
     own = dict(
-        Experiment.objects.visible_to(user)
-        .filter(pid_norm__in=pid.candidates)
-        .values_list("pid_norm", "proposal_id")
+        Experiment.objects.visible_to(user).filter(pid_norm__in=pid.candidates).values_list("pid_norm", "proposal_id")
     )
     closed = list(Proposal.objects.announced().filter(pid_norm__in=pid.candidates).select_related("facility"))
     for form in pid.candidates:

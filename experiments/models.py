@@ -61,7 +61,7 @@ class Proposal(models.Model):
     title = models.CharField(max_length=2000, blank=True)
     abstract = models.TextField(blank=True)
     pid = models.CharField(max_length=2000, blank=True, help_text="DOI or Handle as registered")
-    pid_norm = models.CharField(max_length=2000, null=True, blank=True, unique=True)  # noqa: DJ001
+    pid_norm = models.CharField(max_length=2000, null=True, blank=True, unique=True)
     url = models.URLField(max_length=2000, blank=True)
     license = models.CharField(max_length=100, blank=True, help_text="SPDX identifier")
     contact = models.EmailField(blank=True)
@@ -88,9 +88,7 @@ class Proposal(models.Model):
         """The landing page: by its identifier, or by facility and number for those without one."""
         if self.pid_norm:
             return reverse("experiments:landing", kwargs={"pid": self.pid_norm})
-        return reverse(
-            "experiments:proposal", kwargs={"facility": self.facility.slug, "identifier": self.identifier}
-        )
+        return reverse("experiments:proposal", kwargs={"facility": self.facility.slug, "identifier": self.identifier})
 
 
 class Experiment(models.Model):
@@ -104,7 +102,7 @@ class Experiment(models.Model):
     title = models.CharField(max_length=2000, blank=True)
     run_number = models.PositiveIntegerField(null=True, blank=True)
     pid = models.CharField(max_length=2000, blank=True)
-    pid_norm = models.CharField(max_length=2000, null=True, blank=True, unique=True)  # noqa: DJ001
+    pid_norm = models.CharField(max_length=2000, null=True, blank=True, unique=True)
     url = models.URLField(max_length=2000, blank=True)
     sample = models.CharField(max_length=500, blank=True)
     technique = models.CharField(max_length=200, blank=True)
@@ -120,9 +118,7 @@ class Experiment(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(
-                models.F("start_at").desc(nulls_last=True), models.F("id").desc(), name="experiment_newest"
-            )
+            models.Index(models.F("start_at").desc(nulls_last=True), models.F("id").desc(), name="experiment_newest")
         ]
         constraints = [
             models.UniqueConstraint(fields=["proposal", "external_id"], name="experiment_external_id"),

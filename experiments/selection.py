@@ -45,9 +45,7 @@ class _Known:
 def find(user: User | Any, dois: Iterable[str], proposals: Iterable[str]) -> Selection:
     """Look up DOIs (or Handles) in any dress and proposal numbers; three queries, however many are named."""
     named = [text for text in dict.fromkeys(text.strip() for text in dois) if text]
-    numbers = [
-        part for part in dict.fromkeys(part.strip() for text in proposals for part in text.split(",")) if part
-    ]
+    numbers = [part for part in dict.fromkeys(part.strip() for text in proposals for part in text.split(",")) if part]
     known = _look_up(user, named[:MOST])
     hits: list[str] = []
     missing: list[str] = []

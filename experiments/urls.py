@@ -1,4 +1,4 @@
-"""Addresses of finding data. `<pid:…>` takes anything: DOIs hold slashes, brackets, and what people paste around them."""
+"""Addresses of finding data. `<pid:…>` takes anything: DOIs hold slashes, brackets, and paste brings more."""
 
 from __future__ import annotations
 

@@ -108,11 +108,7 @@ def _reached(moment: datetime | None, at: datetime) -> bool:
 
 
 def _is_free(proposal: Proposal, at: datetime) -> bool:
-    return (
-        not _reached(proposal.withdrawn_at, at)
-        and not proposal.proprietary
-        and proposal.facility.open_data_enabled
-    )
+    return not _reached(proposal.withdrawn_at, at) and not proposal.proprietary and proposal.facility.open_data_enabled
 
 
 def _is_released(proposal: Proposal, at: datetime) -> bool:
