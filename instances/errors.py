@@ -25,7 +25,31 @@ class HomeInUse(Conflict):
     next_step = "Stop and delete the instance first, then delete the home."
 
 
+class HomeBusy(Conflict):
+    code = "home-being-deleted"
+    message = "Your home at this facility is being deleted just now."
+    next_step = "Try again in a minute; the new instance then gets a fresh home."
+
+
+class HomeNotDeleted(InstanceError):
+    code, status, blame = "home-not-deleted", 502, Blame.OUTSIDE
+    message = "The storage did not delete this home."
+    next_step = "Try again in a minute; if it stays, tell support the request id below."
+
+
 class SeveralFacilities(InstanceError):
     code, status, blame = "several-facilities", 400, Blame.USER
     message = "An instance works with the data of one facility."
     next_step = "Choose experiments of one facility, and make a second instance for the others."
+
+
+class WrongFacility(InstanceError):
+    code, status, blame = "wrong-facility", 400, Blame.USER
+    message = "This plan runs at another facility than the one that has the data."
+    next_step = "Choose a plan of the facility that has the data."
+
+
+class NeedsExperiment(InstanceError):
+    code, status, blame = "needs-experiment", 403, Blame.USER
+    message = "An instance is made for at least one experiment."
+    next_step = "Choose an experiment that you may see, your own or an open one."

@@ -110,9 +110,9 @@ class InstanceQuerySet(models.QuerySet["Instance"]):
         """Instances on which the user has a role; deleted ones are gone for everybody."""
         if not user.is_authenticated:
             return self.none()
-        return self.filter(
-            models.Exists(Member.objects.filter(instance=models.OuterRef("pk"), user=user))
-        ).exclude(state=State.DELETED)
+        return self.filter(models.Exists(Member.objects.filter(instance=models.OuterRef("pk"), user=user))).exclude(
+            state=State.DELETED
+        )
 
     def alive(self) -> InstanceQuerySet:
         """What quotas count: everything that is not deleted, stopped and error included."""
@@ -153,7 +153,9 @@ class Instance(models.Model):
     endpoints = models.JSONField(default=list, blank=True)
     ready_at = models.DateTimeField(null=True, blank=True)
     silent_reports = models.PositiveSmallIntegerField(default=0)
-    services_up = models.JSONField(default=dict, blank=True, help_text="service → answers, by the gateway's last report")
+    services_up = models.JSONField(
+        default=dict, blank=True, help_text="service → answers, by the gateway's last report"
+    )
     last_active_at = models.DateTimeField(null=True, blank=True)
     secret_epoch = models.PositiveIntegerField(default=1)
 

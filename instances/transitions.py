@@ -88,12 +88,14 @@ def _tell(instance: Instance) -> None:
         bus.notify(uid, {"type": "instance-changed", "id": str(instance.uid)})
 
 
-def created(instance: Instance, *, actor: User) -> None:
-    """Record the birth of an instance: the first row of its history."""
+def born(instance: Instance, *, actor: User) -> None:
+    """Begin the history of a new instance: its first row, its deadline, and that it is due now."""
+    Instance.objects.filter(pk=instance.pk).update(deadline_at=_deadline(), due_at=Now())
     Transition.objects.create(
         instance=instance, new=instance.state, target=instance.target, event="request", actor=actor
     )
     _tell(instance)
+    instance.refresh_from_db()
 
 
 def _deadline() -> Any:
@@ -243,6 +245,15 @@ def _mark_silent(instance: Instance, answers: Mapping[str, bool]) -> Marked:
         if not _write(instance, event="silent", only=lease_free(), **fields):
             return Marked.BUSY
     return Marked.DONE
+
+
+def lose_sight(instance: Instance) -> bool:
+    """Note that the provider has given no usable answer twice: what was active is unavailable, nothing else changes."""
+    step = decide(State(instance.state), Target(instance.target), Phase.UNKNOWN)
+    if step.state is State(instance.state):
+        return False
+    detail = reasons.sentence(step.reason)
+    return _write(instance, event="observed", only=lease_free(), state=step.state, reason=step.reason, detail=detail)
 
 
 def spare(instance: Instance, seconds: float) -> None:

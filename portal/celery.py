@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from celery import Celery
+from celery.signals import worker_init, worker_shutdown
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 
 app = Celery("beamport")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["instances"])
+
+
+@worker_init.connect
+def start_ticker(**kwargs: Any) -> None:
+    """Have the worker do what is due by the database too, so that it needs no broker to be of use."""
+    from instances import ticker
+
+    ticker.start()
+
+
+@worker_shutdown.connect
+def stop_ticker(**kwargs: Any) -> None:
+    from instances import ticker
+
+    ticker.stop()

@@ -1,0 +1,37 @@
+"""The sentence of a reason, with what only this instance can say about it."""
+
+from __future__ import annotations
+
+from instances import reasons
+from instances.models import Instance, Plan
+
+_GIB = 2**30
+
+
+def explain(instance: Instance, reason: str, detail: str = "") -> str:
+    """Return the text for people: the reason's sentence, the instance's figures, what the provider adds."""
+    parts = [reasons.sentence(reason)]
+    if reason == "out-of-memory":
+        parts = [_memory(instance)]
+    elif detail:
+        parts.append(detail)
+    return " ".join(part for part in parts if part)
+
+
+def _memory(instance: Instance) -> str:
+    """Name the limit and the next larger plan."""
+    text = f"A program used up the machine's memory of {_size(instance.plan.flavour.memory)} and was ended."
+    larger = next_larger_plan(instance.plan)
+    if larger is None:
+        return f"{text} There is no larger plan; open less at a time."
+    return f"{text} The next larger plan is “{larger.name}” with {_size(larger.flavour.memory)}."
+
+
+def next_larger_plan(plan: Plan) -> Plan | None:
+    """Return the enabled plan of the same image with the next larger memory."""
+    plans = Plan.objects.filter(enabled=True, image=plan.image, flavour__memory__gt=plan.flavour.memory)
+    return plans.select_related("flavour").order_by("flavour__memory", "position").first()
+
+
+def _size(size: int) -> str:
+    return f"{size / _GIB:g} GiB" if size >= _GIB else f"{size / 2**20:g} MiB"

@@ -1,0 +1,97 @@
+"""Homes: found or made with the first instance, shown on the account page, deleted by an act of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+
+from auth.models import Facility, User
+from instances import clouds
+from instances.errors import HomeBusy, HomeInUse
+from instances.lifecycle import State
+from instances.models import Home, Instance, Provider
+from portal.lib.clock import Now
+from portal.lib.slugs import random_slug, slugify_host
+
+log = structlog.get_logger("instances.homes")
+
+#: from here on a page warns
+NEARLY_FULL = 90
+
+
+@dataclass(frozen=True)
+class HomeView:
+    """A home as the account page shows it; `percent` is None while it was never measured."""
+
+    home: Home
+    used: int | None
+    limit: int
+    percent: int | None
+    instances: list[Instance]
+
+    @property
+    def nearly_full(self) -> bool:
+        return self.percent is not None and self.percent >= NEARLY_FULL
+
+    @property
+    def deletable(self) -> bool:
+        return not self.instances and self.home.deleting_at is None
+
+
+def of_user(user: User) -> list[HomeView]:
+    """Return the homes of a user with how full they are and which instances use them."""
+    homes = list(Home.objects.filter(user=user).select_related("facility", "provider").order_by("facility__name", "id"))
+    using: dict[int, list[Instance]] = {home.pk: [] for home in homes}
+    for instance in Instance.objects.alive().filter(home__in=homes):
+        if instance.home_id is not None:
+            using[instance.home_id].append(instance)
+    return [HomeView(h, h.used, h.limit, _percent(h), using[h.pk]) for h in homes]
+
+
+def _percent(home: Home) -> int | None:
+    if home.used is None or home.limit <= 0:
+        return None
+    return min(100, home.used * 100 // home.limit)
+
+
+def get_or_make(user: User, facility: Facility, provider: Provider) -> Home:
+    """Return the user's home at a facility, locked against deletion until the transaction ends."""
+    key = f"{slugify_host(user.handle, 32) or 'user'}-{random_slug(10)}"
+    Home.objects.get_or_create(
+        user=user, facility=facility, provider=provider, defaults={"key": key, "limit": settings.HOME_LIMIT}
+    )
+    home = Home.objects.select_for_update().get(user=user, facility=facility, provider=provider)
+    if home.deleting_at is not None:
+        raise HomeBusy
+    return home
+
+
+def begin_deleting(home: Home) -> None:
+    """Close a home for new instances; HomeInUse while an instance that is not deleted has it."""
+    with transaction.atomic():
+        row = Home.objects.select_for_update().get(pk=home.pk)
+        using = Instance.objects.alive().filter(home=row).first()
+        if using is not None:
+            raise HomeInUse(f"This home is in use by the instance “{using.name}”.")
+        if Instance.objects.filter(home=row, leftover__isnull=False).exists():
+            raise HomeInUse("The last machine that used this home is still being removed.", next_step=_SOON)
+        Home.objects.filter(pk=row.pk).update(deleting_at=Now())
+
+
+_SOON = "Try again in a minute."
+
+
+def finish_deleting(home: Home) -> None:
+    """Have the provider delete the files, then the row. Safe to repeat; ProviderError leaves it closed."""
+    clouds.cloud_of(home.provider).delete_home(clouds.home_of(home))
+    with transaction.atomic():
+        Instance.objects.filter(home=home, state=State.DELETED).update(home=None)
+        Home.objects.filter(pk=home.pk, deleting_at__isnull=False).delete()
+
+
+def reopen(home: Home) -> None:
+    """Take a deletion back that the provider refused."""
+    Home.objects.filter(pk=home.pk).update(deleting_at=None)

@@ -1,0 +1,57 @@
+"""The right to reconcile one instance: taken by a conditional UPDATE, short, and renewed while its holder lives."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from datetime import timedelta
+
+from django.db.models import Case, F, Value, When
+
+from instances.models import Instance
+from instances.transitions import lease_free
+from portal.lib.clock import Now
+
+#: a killed worker's instance is free again after this
+LEASE = timedelta(seconds=15)
+#: a worker that hangs in one step for longer is renewed no more
+LONGEST = 180.0
+
+_held: dict[uuid.UUID, float] = {}
+_lock = threading.Lock()
+
+
+def take(pk: int) -> Instance | None:
+    """Take the lease and return the row; None when another holds it or there is nothing left to do.
+
+    `due_at` is set behind the lease's end: should this process die, the instance is due again by itself.
+    """
+    token = uuid.uuid4()
+    free = Instance.objects.filter(lease_free(), pk=pk).alive()
+    if not free.update(lease_token=token, leased_until=Now() + LEASE, due_at=Now() + LEASE):
+        return None
+    with _lock:
+        _held[token] = time.monotonic()
+    return Instance.objects.select_related("provider", "plan__image", "plan__flavour", "home").get(pk=pk)
+
+
+def release(pk: int, token: uuid.UUID, taken_due: object, wait: timedelta | None) -> None:
+    """Give the lease back and say when the next look is due; a verb's earlier wish for a look stands."""
+    with _lock:
+        _held.pop(token, None)
+    due = Value(None) if wait is None else Now() + wait
+    Instance.objects.filter(pk=pk, lease_token=token).update(
+        lease_token=None,
+        leased_until=None,
+        due_at=Case(When(due_at__lt=taken_due, then=F("due_at")), default=due),
+    )
+
+
+def renew() -> None:
+    """Renew what this process holds; the ticker calls it each second."""
+    with _lock:
+        oldest = time.monotonic() - LONGEST
+        tokens = [token for token, since in _held.items() if since > oldest]
+    if tokens:
+        Instance.objects.filter(lease_token__in=tokens).update(leased_until=Now() + LEASE)

@@ -1,0 +1,282 @@
+"""Steps of one instance: lease, observe, decide, move and commit, call, save. Never a call inside a transaction.
+
+One run goes on until it must wait for the machine, a person or another worker.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from instances import clouds, leases, reasons, transitions
+from instances.explain import explain
+from instances.lifecycle import MOVING, Call, Phase, State, Step, Target, decide
+from instances.models import Instance
+from instances.providers.base import NoCapacity, Observation, Provider, ProviderError, Rejected
+from instances.spec import spec_of
+from portal.lib import clock
+
+log = structlog.get_logger("instances.reconcile")
+
+#: an accepted call is not asked for again before this
+PATIENCE = timedelta(seconds=15)
+#: what a provider's outage leaves of a deadline, once it answers again
+SPARE_SECONDS = 60
+LOG_LINES, LOG_CHARACTERS = 40, 6000
+_MOST_STEPS = 20
+_NOW = timedelta(0)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing more to do now; look again after `time` (None: the sweep suffices)."""
+
+    time: timedelta | None
+
+
+def run(pk: int, given: Observation | None = None) -> None:
+    """Take steps until the instance must wait; return at once when another worker has it."""
+    while True:
+        instance = leases.take(pk)
+        if instance is None:
+            return
+        token, taken_due = _token(instance), instance.due_at
+        wait = Wait(timedelta(seconds=5))
+        try:
+            wait = _steps(instance, token, given)
+        except Exception:
+            log.exception("step failed", instance=str(instance.uid))
+        finally:
+            leases.release(pk, token, taken_due, wait.time)
+        given = None
+        # a verb that came while the lease was held is served now
+        if not Instance.objects.filter(pk=pk, due_at__lte=clock.Now()).exists():
+            return
+
+
+def _token(instance: Instance) -> uuid.UUID:
+    if instance.lease_token is None:
+        raise RuntimeError("no lease")
+    return instance.lease_token
+
+
+def _steps(instance: Instance, lease: uuid.UUID, given: Observation | None) -> Wait:
+    for _ in range(_MOST_STEPS):
+        done = _step(instance, lease, given)
+        if done is not None:
+            return done
+        given = None
+        instance.refresh_from_db()
+        if instance.lease_token != lease:
+            return Wait(None)
+    return Wait(timedelta(seconds=2))
+
+
+def _step(instance: Instance, lease: uuid.UUID, given: Observation | None) -> Wait | None:
+    """Take one step; None means: look again at once."""
+    if instance.state == State.DELETED:
+        return Wait(None)
+    try:
+        cloud = clouds.cloud_of(instance.provider)
+        seen = observe(instance, cloud, given)
+    except ProviderError as error:
+        return _blind(instance, lease, error)
+    if seen.phase is Phase.MISSING and not _confirmed(instance):
+        # after our own delete the second look may follow at once; else something may be on its way
+        return None if instance.last_call == Call.DELETE else Wait(timedelta(seconds=1))
+    if not _learn(instance, lease, seen):
+        return None
+    step = decide_on(instance, seen.phase, clock.now())
+    return _take(instance, lease, cloud, seen, step)
+
+
+# ---- observe ----
+def observe(instance: Instance, cloud: Provider, given: Observation | None = None) -> Observation:
+    """Return what is there now: the given observation if it is newer than the last call, else a direct look."""
+    if given is not None and given.at and (instance.called_at is None or given.at > instance.called_at):
+        return given
+    at = clock.now()
+    try:
+        return replace(cloud.look(instance.ref or instance.machine_name), at=at)
+    except ProviderError:
+        raise
+    except Exception as error:  # an answer that makes no sense is no answer
+        log.exception("look failed", instance=str(instance.uid), provider=instance.provider.name)
+        raise ProviderError(str(error)) from error
+
+
+def phase_of(instance: Instance, phase: Phase) -> Phase:
+    """Return READY for a running machine whose services a gateway has reached since the last call."""
+    if phase not in (Phase.RUNNING, Phase.READY):
+        return phase
+    heard = instance.ready_at is not None
+    if heard and instance.called_at is not None:
+        heard = instance.ready_at > instance.called_at  # type: ignore[operator]
+    return Phase.READY if heard else Phase.RUNNING
+
+
+def decide_on(instance: Instance, phase: Phase, now: datetime) -> Step:
+    """Return the step that a phase leads to, as the row is."""
+    called, deadline = instance.called_at, instance.deadline_at
+    return decide(
+        State(instance.state),
+        Target(instance.target),
+        phase_of(instance, phase),
+        last_call=Call(instance.last_call) if instance.last_call else None,
+        under_way=called is not None and called + PATIENCE > now,
+        reboot=instance.reboot_asked_at is not None,
+        late=deadline is not None and deadline < now,
+    )
+
+
+def _confirmed(instance: Instance) -> bool:
+    """Count a look that found nothing; the second in a row counts, the first does where no machine was known."""
+    instance.missing_seen += 1
+    Instance.objects.filter(pk=instance.pk).update(missing_seen=instance.missing_seen)
+    return not instance.ref or instance.missing_seen >= 2
+
+
+def _learn(instance: Instance, lease: uuid.UUID, seen: Observation) -> bool:
+    """Keep what an observation says besides the phase; False when somebody changed the row meanwhile."""
+    news: dict[str, object] = {}
+    endpoints = [asdict(endpoint) for endpoint in seen.endpoints]
+    if seen.phase is Phase.MISSING:
+        news |= {"ref": "", "endpoints": []} if instance.ref or instance.endpoints else {}
+    else:
+        if instance.missing_seen:
+            Instance.objects.filter(pk=instance.pk).update(missing_seen=0)
+        if seen.ref and seen.ref != instance.ref:
+            news["ref"] = seen.ref
+        if endpoints != instance.endpoints and seen.phase in (Phase.RUNNING, Phase.READY):
+            news["endpoints"] = endpoints
+    if seen.reason and seen.reason != instance.reason and seen.phase in (Phase.RUNNING, Phase.PENDING):
+        news |= {"reason": seen.reason, "detail": explain(instance, seen.reason, seen.detail)}
+    return not news or transitions.note(instance, lease=lease, **news)
+
+
+def _blind(instance: Instance, lease: uuid.UUID, error: ProviderError) -> Wait | None:
+    """The provider gave no usable answer: nothing is concluded, and an outage does not eat up a deadline."""
+    log.warning("no answer", instance=str(instance.uid), provider=instance.provider.name, error=str(error)[:500])
+    transitions.spare(instance, SPARE_SECONDS)
+    step = decide_on(instance, Phase.UNKNOWN, clock.now())
+    moving = instance.state in MOVING or instance.state != instance.target
+    if step.state is not State(instance.state):
+        transitions.move(instance, step, event="observed", lease=lease, **_because(instance, step.reason))
+    elif moving and instance.reason != "provider-unavailable":
+        transitions.note(instance, lease=lease, **_because(instance, "provider-unavailable"))
+    return Wait(_backoff(instance)) if moving else Wait(None)
+
+
+def _because(instance: Instance, reason: str, detail: str = "") -> dict[str, str]:
+    return {"reason": reason, "detail": explain(instance, reason, detail)}
+
+
+# ---- act ----
+def _take(instance: Instance, lease: uuid.UUID, cloud: Provider, seen: Observation, step: Step) -> Wait | None:
+    """Write the step, then make its call."""
+    if step.state is State.ERROR and _deserves_new_machine(instance, seen):
+        transitions.new_attempt(instance, lease=lease, reason=seen.reason or "failed")
+        return None
+    if step.call is None and step.state == instance.state and step.target is None:
+        _remind(instance, lease, step)
+        return _rest(instance)
+    reason = _reason(instance, seen, step)
+    detail = explain(instance, reason, seen.detail if reason == seen.reason else "") if reason else ""
+    lines = _last_lines(cloud, instance) if step.state is State.ERROR else ""
+    event = step.call.value if step.call else "observed"
+    if not transitions.move(instance, step, event=event, lease=lease, reason=reason, detail=detail, log=lines):
+        return None
+    if step.call is None:
+        return _rest(instance) if step.state not in MOVING else Wait(_pause(instance))
+    return _call(instance, lease, cloud, step.call)
+
+
+def _reason(instance: Instance, seen: Observation, step: Step) -> str:
+    """Return why the instance goes there: the provider's word is better than ours, a cause than "too late"."""
+    if step.reason in ("shut-down", "failed", "ended-at-once") and seen.reason:
+        return seen.reason
+    if step.reason == "deadline" and instance.reason in ("no-capacity", "provider-unavailable"):
+        return instance.reason
+    said = seen.reason if seen.phase in (Phase.PENDING, Phase.RUNNING) else ""
+    return step.reason or said or (instance.reason if step.state == instance.state else "")
+
+
+def _remind(instance: Instance, lease: uuid.UUID, step: Step) -> None:
+    """Give the present reason of a state that stays (unavailable: held, then not answering)."""
+    if step.reason and step.reason != instance.reason:
+        transitions.note(instance, lease=lease, **_because(instance, step.reason))
+
+
+def _deserves_new_machine(instance: Instance, seen: Observation) -> bool:
+    """A person's retry of a failed machine makes a new one, and so, once, does a build that the host spoilt."""
+    if seen.phase is not Phase.FAILED or instance.target != Target.ACTIVE:
+        return False
+    retried = instance.state == State.BUILDING and not instance.last_call
+    spoilt = instance.state in (State.BUILDING, State.STARTING) and seen.reason in reasons.HOST_FAULTS
+    return retried or (spoilt and instance.attempt == 1)
+
+
+def _last_lines(cloud: Provider, instance: Instance) -> str:
+    """Return the end of the machine's log for the page; never in the way of the step itself."""
+    try:
+        text = cloud.console(instance.ref) if instance.ref else ""
+    except Exception as error:
+        log.warning("no console", instance=str(instance.uid), error=str(error)[:500])
+        return ""
+    lines = text.replace("\x00", "").splitlines()[-LOG_LINES:]
+    return "\n".join(lines)[-LOG_CHARACTERS:]
+
+
+def _call(instance: Instance, lease: uuid.UUID, cloud: Provider, call: Call) -> Wait | None:
+    try:
+        if call is Call.CREATE:
+            ref = cloud.create(spec_of(instance))
+            return None if transitions.note(instance, lease=lease, ref=ref) else Wait(_NOW)
+        verbs = {Call.START: cloud.start, Call.STOP: cloud.stop, Call.REBOOT: cloud.reboot, Call.DELETE: cloud.delete}
+        verbs[call](instance.ref or instance.machine_name)
+    except ProviderError as error:
+        return _call_failed(instance, lease, call, error)
+    except Exception as error:
+        log.exception("call failed", instance=str(instance.uid), call=call.value)
+        return _call_failed(instance, lease, call, ProviderError(str(error)))
+    return None
+
+
+def _call_failed(instance: Instance, lease: uuid.UUID, call: Call, error: ProviderError) -> Wait | None:
+    """Map what a call raised: refused → error (a delete is tried for ever), no room or no answer → again later.
+
+    `last_call` is forgotten, as nobody knows whether it was heard: the next look says.
+    """
+    level = log.error if isinstance(error, Rejected) else log.warning
+    level("call not done", instance=str(instance.uid), call=call.value, code=error.code, error=str(error)[:500])
+    known = isinstance(error, Rejected | NoCapacity)
+    reason = error.code if known else "provider-unavailable"
+    shown = str(error) if error.code == "mount-missing" else ""
+    because = _because(instance, reason, shown)
+    if isinstance(error, Rejected) and call is not Call.DELETE:
+        step = Step(State.ERROR)
+        moved = transitions.move(instance, step, event=f"{call.value}-refused", lease=lease, **because)
+        return Wait(None) if moved else Wait(_NOW)
+    transitions.note(instance, lease=lease, last_call="", **because)
+    return Wait(timedelta(seconds=30) if isinstance(error, Rejected) else _backoff(instance))
+
+
+# ---- wait ----
+def _rest(instance: Instance) -> Wait:
+    """Say when to look again: the sweep and the provider's events suffice for what does not move by itself."""
+    return Wait(_pause(instance)) if instance.state in MOVING else Wait(None)
+
+
+def _pause(instance: Instance) -> timedelta:
+    """Look soon after a call and ever more seldom: 0.3 s to 5 s."""
+    since = instance.called_at or instance.state_changed_at
+    age = (clock.now() - since).total_seconds()
+    return timedelta(seconds=min(5.0, max(0.3, age / 4)))
+
+
+def _backoff(instance: Instance) -> timedelta:
+    age = (clock.now() - instance.state_changed_at).total_seconds()
+    return timedelta(seconds=min(10.0, max(2.0, age / 4)))

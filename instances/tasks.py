@@ -1,0 +1,30 @@
+"""Celery tasks. They make things fast and nothing else: what is lost here, the ticker does a moment later."""
+
+from __future__ import annotations
+
+from django.db import transaction
+
+from instances import reconcile, sweep
+from portal.celery import app
+from portal.lib import bus
+
+
+@app.task(name="instances.reconcile", ignore_result=True)
+def reconcile_instance(pk: int) -> None:
+    """Take the steps of one instance until it must wait."""
+    reconcile.run(pk)
+
+
+@app.task(name="instances.sweep", ignore_result=True)
+def sweep_providers() -> None:
+    """Look at all machines of every provider whose sweep is due."""
+    sweep.sweep_due()
+
+
+def _send(pk: int) -> None:
+    reconcile_instance.apply_async((pk,), retry=False, expires=60)
+
+
+def wake(instance_pk: int) -> None:
+    """Have a worker look at an instance soon after the running transaction has committed; never raises or blocks."""
+    transaction.on_commit(lambda: bus.defer(lambda: _send(instance_pk)))

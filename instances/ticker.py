@@ -1,0 +1,166 @@
+"""The worker's clock: finds what is due in the database every second and runs it here, without the broker.
+
+Redis may be gone for good: everything still happens, a second later. Started on Celery's `worker_init`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from django.db import close_old_connections, connections
+
+from instances import clouds, homes, jobs, leases, reconcile, sweep
+from instances.models import Home, Instance, Provider
+from instances.providers.base import Observation
+from instances.transitions import lease_free
+from portal.lib.clock import Now
+
+log = structlog.get_logger("instances.ticker")
+
+TICK = 1.0
+POOL = 8
+#: how many due instances one tick takes up
+BATCH = 50
+EACH_MINUTE = timedelta(minutes=1)
+DAILY = timedelta(days=1)
+
+
+class Ticker(threading.Thread):
+    """One thread that looks for work, a small pool that does it, and one thread for each provider that can watch."""
+
+    def __init__(self, *, tick: float = TICK, pool: int = POOL) -> None:
+        super().__init__(name="ticker", daemon=True)
+        self.tick = tick
+        self._pool = ThreadPoolExecutor(pool, thread_name_prefix="ticker")
+        self._stopped = threading.Event()
+        self._busy: set[object] = set()
+        self._lock = threading.Lock()
+        self._watching: set[int] = set()
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            began = time.monotonic()
+            for part in (leases.renew, self._due_instances, self._sweeps, self._housework, self._watch):
+                self._guarded(part)
+            self._stopped.wait(max(0.05, self.tick - (time.monotonic() - began)))
+        connections.close_all()
+
+    def stop(self) -> None:
+        """Stop taking up work and wait for what runs."""
+        self._stopped.set()
+        if self.is_alive():
+            self.join(10)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    # ---- what is due ----
+    def _due_instances(self) -> None:
+        due = Instance.objects.filter(lease_free(), due_at__lte=Now()).alive().order_by("due_at")
+        for pk in due.values_list("pk", flat=True)[:BATCH]:
+            self._reconcile(pk, None)
+
+    def _reconcile(self, pk: int, seen: Observation | None) -> None:
+        self._submit(("instance", pk), lambda: reconcile.run(pk, seen))
+
+    def _sweeps(self) -> None:
+        for row in Provider.objects.filter(enabled=True):
+            # a provider that hangs holds its own sweep alone, and is not asked again before it has answered
+            if ("sweep", row.pk) not in self._busy and jobs.claim(f"sweep:{row.pk}", sweep.EVERY):
+                self._submit(("sweep", row.pk), lambda row=row: sweep.sweep(row, self._reconcile))  # type: ignore[misc]
+
+    def _housework(self) -> None:
+        for row in Provider.objects.filter(enabled=True):
+            if jobs.claim(f"homes:{row.pk}", EACH_MINUTE):
+                self._submit(("homes", row.pk), lambda row=row: sweep.measure_homes(row))  # type: ignore[misc]
+        self._submit("leftovers", sweep.clear_leftovers)
+        if jobs.claim("homes-to-delete", EACH_MINUTE):
+            self._submit("homes-to-delete", delete_homes)
+        if jobs.claim("forget-expired", DAILY):
+            self._submit("forget-expired", sweep.forget_expired)
+
+    # ---- events of providers ----
+    def _watch(self) -> None:
+        for row in Provider.objects.filter(enabled=True):
+            with self._lock:
+                if row.pk in self._watching:
+                    continue
+                self._watching.add(row.pk)
+            threading.Thread(target=self._watch_one, args=(row,), name=f"watch-{row.name}", daemon=True).start()
+
+    def _watch_one(self, row: Provider) -> None:
+        """Listen until the source ends; a provider without events simply ends at once and is asked again later."""
+        try:
+            clouds.cloud_of(row).watch(lambda ref: self._guarded(lambda: self._woken(row, ref)))
+        except Exception as error:
+            log.warning("watch ended", provider=row.name, error=str(error)[:200])
+        finally:
+            connections.close_all()
+        self._stopped.wait(5)
+        with self._lock:
+            self._watching.discard(row.pk)
+
+    def _woken(self, row: Provider, ref: str) -> None:
+        for pk in Instance.objects.alive().filter(provider=row, ref=ref).values_list("pk", flat=True):
+            Instance.objects.filter(pk=pk).update(due_at=Now())
+            self._reconcile(pk, None)
+
+    # ---- running ----
+    def _submit(self, key: object, work: Callable[[], Any]) -> None:
+        """Run work in the pool unless the same is running already."""
+        with self._lock:
+            if key in self._busy or self._stopped.is_set():
+                return
+            self._busy.add(key)
+        try:
+            self._pool.submit(self._work, key, work)
+        except RuntimeError:  # the pool was shut down meanwhile
+            with self._lock:
+                self._busy.discard(key)
+
+    def _work(self, key: object, work: Callable[[], Any]) -> None:
+        try:
+            self._guarded(work)
+        finally:
+            with self._lock:
+                self._busy.discard(key)
+
+    def _guarded(self, work: Callable[[], Any]) -> None:
+        """Run work with fresh connections; whatever it raises, the ticker lives on."""
+        close_old_connections()
+        try:
+            work()
+        except Exception as error:
+            log.exception("work failed", error=str(error)[:500])
+            close_old_connections()
+
+
+def delete_homes() -> None:
+    """Finish deletions that a crash left half done."""
+    for home in Home.objects.filter(deleting_at__lt=Now() - EACH_MINUTE).select_related("provider"):
+        homes.finish_deleting(home)
+
+
+_ticker: Ticker | None = None
+_starting = threading.Lock()
+
+
+def start() -> Ticker:
+    """Start the process's ticker; once."""
+    global _ticker
+    with _starting:
+        if _ticker is None or not _ticker.is_alive():
+            _ticker = Ticker()
+            _ticker.start()
+        return _ticker
+
+
+def stop() -> None:
+    """Stop the process's ticker."""
+    with _starting:
+        if _ticker is not None:
+            _ticker.stop()
