@@ -65,6 +65,7 @@ class ExperimentFactory(DjangoModelFactory[Experiment]):
     external_id = factory.Sequence(lambda n: f"run-{n}")
     title = factory.LazyAttribute(lambda run: f"Measurement {run.external_id}")
     run_number = factory.Sequence(lambda n: n + 1)
+    pid = ""
     pid_norm = factory.LazyAttribute(lambda run: canonical(run.pid) if run.pid else None)
     start_at = factory.Sequence(lambda n: datetime(2021, 3, 1, tzinfo=UTC) + timedelta(hours=n))
 
