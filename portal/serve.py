@@ -92,6 +92,9 @@ async def serve(web: str, internal: str) -> int:
     asked = pages.should_exit and inside.should_exit
     stop()
     await asyncio.gather(*running)
+    for address in (web, internal):
+        if address.startswith("unix:"):
+            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
     return 0 if asked else 1
 
 
