@@ -16,7 +16,7 @@ from portal.lib.clock import Now
 TOUCH_EVERY = timedelta(minutes=1)
 
 
-def active_user(pk: object) -> User | None:
+def active_user(pk: int | str) -> User | None:
     """Return the user unless suspended, inactive or erased."""
     return User.objects.active().filter(pk=pk).first()
 

@@ -4,23 +4,87 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db import transaction
 from django.http import HttpRequest
 from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 
-from auth import access
-from auth.models import User
+from auth import access, claims, identities, persons
+from auth.models import Identity, LoginState, User
+from auth.oidc import client, discovery, tokens
+from auth.oidc.errors import SignInNotPermitted
+from auth.providers import Provider
 
 
 class PortalOIDCBackend(OIDCAuthenticationBackend):
-    """mozilla-django-oidc's backend without its global settings; auth.oidc verifies, this answers Django."""
+    """mozilla-django-oidc's backend, one provider at a time, with its checks replaced by ours.
 
-    def __init__(self) -> None:
-        # the base class reads one provider from global settings here; ours come from auth.providers
+    As it comes it reads one provider from global settings, takes tokens of other issuers and for other clients, finds
+    users by e-mail and lets suspended ones go on. Each of its steps is overridden here.
+    """
+
+    def __init__(self, provider: Provider | None = None) -> None:
         self.UserModel = User
+        self.provider = provider
 
     def authenticate(self, request: HttpRequest | None, **kwargs: Any) -> None:
-        """Nobody signs in by calling this: sign-in needs a provider's answer (auth.oidc.login)."""
+        """Nobody signs in by credentials: it needs an attempt and a provider's answer, see `identify`."""
         return
 
-    def get_user(self, user_id: object) -> User | None:
+    def get_user(self, user_id: int | str) -> User | None:
         return access.active_user(user_id)
+
+    def identify(self, attempt: LoginState, code: str) -> tuple[Identity, str]:
+        """Return the identity that the provider's code stands for, and the provider's session id.
+
+        No network call is made inside the transaction; neither token outlives this function.
+        """
+        provider = self._provider()
+        metadata = discovery.of(provider)
+        held = self.get_token({"code": code, "code_verifier": attempt.verifier})
+        about_token = self.verify_token(held.id_token, nonce=attempt.nonce, access_token=held.access_token)
+        subject = about_token["sub"]
+        self.verify_claims(about_token)
+        about_user = client.userinfo(provider, metadata, held.access_token, subject)
+        sid = about_token.get("sid")
+        return self.get_or_create_user(subject, about_token | about_user), claims.clean(sid, 255)
+
+    def get_token(self, payload: dict[str, str]) -> client.Tokens:
+        provider = self._provider()
+        return client.exchange(
+            provider, discovery.of(provider), code=payload["code"], verifier=payload["code_verifier"]
+        )
+
+    def verify_token(self, token: str, **kwargs: str) -> dict[str, Any]:
+        provider = self._provider()
+        return tokens.id_token_claims(
+            provider, discovery.of(provider), token, nonce=kwargs["nonce"], access_token=kwargs["access_token"]
+        )
+
+    def verify_claims(self, claims: dict[str, Any]) -> bool:
+        """Refuse subjects outside the scopes that this provider may assert."""
+        allowed = self._provider().asserts_scopes
+        if allowed and claims["sub"].rpartition("@")[2].lower() not in allowed:
+            raise SignInNotPermitted("subject-scope")
+        return True
+
+    def get_or_create_user(self, subject: str, said: dict[str, Any]) -> Identity:
+        provider = self._provider()
+        profile = claims.profile_of(said)
+        with transaction.atomic():
+            identity = identities.signed_in(provider, subject, profile)
+            if provider.person_facility:
+                self._tie_person(identity, said, profile.name)
+        return identity
+
+    def _tie_person(self, identity: Identity, said: dict[str, Any], name: str) -> None:
+        provider = self._provider()
+        external_id = claims.person_id(said, provider.person_claim)
+        person = (
+            persons.tie_by_claim(identity.user, provider.person_facility, external_id, name) if external_id else None
+        )
+        persons.grant_configured_roles(identity.user, person)
+
+    def _provider(self) -> Provider:
+        if self.provider is None:
+            raise LookupError("no provider is bound: Django's own calls end at authenticate and get_user")
+        return self.provider

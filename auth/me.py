@@ -17,7 +17,7 @@ from auth.api import HasScope, TokenAuthentication
 from auth.models import User
 
 
-class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+class TokenScheme(OpenApiAuthenticationExtension):
     target_class = TokenAuthentication
     name = "token"
 

@@ -34,7 +34,7 @@ class SessionPolicy:
                 ),
             )
         if times and request.user.is_authenticated:
-            session: Session | None = request.session.row  # type: ignore[attr-defined]
+            session: Session | None = request.session.live_row()  # type: ignore[attr-defined]
             request.auth_session = session  # type: ignore[attr-defined]
             if session is not None:
                 access.touch(session.pk)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.db import models
 from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models.functions import Lower, Now
 from django.urls import reverse
 
 from auth.roles import Role
@@ -112,6 +112,7 @@ class Identity(models.Model):
         verbose_name_plural = "identities"
         constraints = [
             models.UniqueConstraint(fields=["issuer", "subject"], name="identity_issuer_subject"),
+            models.UniqueConstraint(Lower("subject"), "issuer", name="identity_subject_any_case"),
         ]
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.contrib.auth import SESSION_KEY, login
 from django.db import transaction
 from django.http import HttpRequest
@@ -10,7 +11,6 @@ from auth import access, roles
 from auth.middleware import name_identity
 from auth.models import Identity, Session, User
 from auth.sessions import IDENTITY_KEY
-from django.conf import settings
 from portal import audit
 from portal.lib.clock import Now
 from portal.lib.errors import Conflict

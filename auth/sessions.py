@@ -7,7 +7,7 @@ it fails, so that a request in flight cannot bring a dead session back.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -29,6 +29,12 @@ KEEP_ENDED = timedelta(days=1)
 class SessionStore(SessionBase):
     row: Session | None = None
 
+    if TYPE_CHECKING:  # what the base class has and its type stubs leave out
+        _session: dict[str, Any]
+
+        def _get_session(self, no_load: bool = False) -> dict[str, Any]: ...
+        def _get_new_session_key(self) -> str: ...
+
     def load(self) -> dict[str, Any]:
         key = self.session_key
         self.row = None
@@ -38,6 +44,20 @@ class SessionStore(SessionBase):
             self._session_key = None
             return {}
         return dict(self.row.data)
+
+    def live_row(self) -> Session | None:
+        """Return the row behind this browser's session, if there is one."""
+        self._get_session()
+        return self.row
+
+    def ensure_row(self) -> Session:
+        """Return the row, made when something has to be noted for a visitor."""
+        row = self.live_row()
+        if row is None:
+            self.create()
+            row = self.row
+        assert row is not None  # noqa: S101  (create has just set it)
+        return row
 
     def exists(self, session_key: str) -> bool:
         return Session.objects.filter(key_hash=digest(session_key)).exists()

@@ -8,7 +8,7 @@ from datetime import timedelta
 from auth.access import TOUCH_EVERY
 from auth.models import ApiToken, User
 from portal import audit
-from portal.lib import hashing
+from portal.lib import clock, hashing
 from portal.lib.clock import Now
 from portal.lib.errors import BadRequest
 from portal.lib.slugs import random_slug
@@ -31,9 +31,8 @@ def issue(user: User, *, scopes: Iterable[str], lasts: timedelta, name: str = ""
         prefix=random_slug(12),
         secret_hash=hashing.digest(secret),
         scopes=wanted,
-        expires_at=Now() + lasts,
+        expires_at=clock.now() + lasts,
     )
-    token.refresh_from_db()
     audit.record("token_issued", actor=user, about=("api-token", token.prefix), scopes=wanted)
     return token, f"{SCHEME}_{token.prefix}_{secret}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.urls import path
 
 from auth import me, views
+from auth.oidc.views import CallbackView, LoginView
 
 app_name = "accounts"
 
@@ -13,8 +14,8 @@ urlpatterns = [
     path("logout/", views.logout, name="logout"),
     path("account/", views.account, name="account"),
     path("account/sessions/<uuid:uid>/end/", views.end_session, name="end-session"),
-    path("<slug:slug>/login/", views.login, name="login"),
-    path("<slug:slug>/callback/", views.callback, name="callback"),
+    path("<slug:slug>/login/", LoginView.as_view(), name="login"),
+    path("<slug:slug>/callback/", CallbackView.as_view(), name="callback"),
 ]
 
 api_urlpatterns = [path("me", me.MeView.as_view(), name="me")]

@@ -79,11 +79,3 @@ def _homes_template() -> str:
     except TemplateDoesNotExist:
         return ""
     return "instances/homes_on_account.html"
-
-
-def login(request: HttpRequest, slug: str) -> HttpResponse:
-    raise NotFound
-
-
-def callback(request: HttpRequest, slug: str) -> HttpResponse:
-    raise NotFound

@@ -105,7 +105,7 @@ def test_a_deleted_row_is_not_made_again() -> None:
 def test_a_session_lives_twelve_hours_at_most_and_two_unused(client: Client) -> None:
     row = sign_in(client, UserFactory())
     assert row.expires_at - row.created_at == pytest.approx(timedelta(hours=12), abs=timedelta(seconds=1))
-    assert settings.SESSION_IDLE == timedelta(hours=2)
+    assert timedelta(hours=2) == settings.SESSION_IDLE
 
 
 def test_use_moves_the_idle_clock_but_not_the_end(client: Client) -> None:

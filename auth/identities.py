@@ -1,0 +1,94 @@
+"""Who somebody is: the pair (issuer, subject), and nothing else."""
+
+from __future__ import annotations
+
+import structlog
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Lower
+
+from auth.claims import Profile
+from auth.models import Identity, User
+from auth.oidc.errors import AccountClosed, SignInRefused
+from auth.providers import Provider
+from portal import audit
+from portal.lib.clock import Now
+from portal.lib.slugs import random_slug, slugify_host
+
+log = structlog.get_logger("auth.identities")
+
+
+def signed_in(provider: Provider, subject: str, profile: Profile) -> Identity:
+    """Return the identity, made together with its user at the first sign-in, and refresh what we know of them.
+
+    Runs in the caller's transaction. Of two first sign-ins at once the unique constraint lets one through.
+    """
+    identity = _find(provider, subject) or _make(provider, subject, profile) or _find(provider, subject)
+    if identity is None:  # a constraint spoke and the other's row is gone again
+        raise SignInRefused("identity-race")
+    if not identity.user.may_sign_in:
+        raise AccountClosed("suspended" if identity.user.suspended_at else "inactive")
+    _refresh(identity, provider, profile)
+    return identity
+
+
+def _find(provider: Provider, subject: str) -> Identity | None:
+    """Look up under a row lock. Another letter case of a known subject is refused, never a second account.
+
+    (OpenID Connect compares subjects exactly, eduTEAMS without regard to case.)
+    """
+    identity = (
+        Identity.objects.select_for_update(of=("self",))
+        .select_related("user")
+        .alias(folded=Lower("subject"))
+        .filter(folded=subject.lower(), issuer=provider.issuer)
+        .first()
+    )
+    if identity is not None and identity.subject != subject:
+        log.error("known subject in another letter case", provider=provider.slug)
+        raise SignInRefused("subject-in-another-case")
+    return identity
+
+
+def _make(provider: Provider, subject: str, profile: Profile) -> Identity | None:
+    try:
+        with transaction.atomic():
+            user = User(handle=_handle(profile.name), display_name=profile.name)
+            user.set_unusable_password()
+            user.save()
+            identity = Identity.objects.create(
+                user=user, provider=provider.slug, issuer=provider.issuer, subject=subject
+            )
+    except IntegrityError:
+        return None
+    audit.record("user_created", actor=user, about=("user", user.uid), provider=provider.slug)
+    return identity
+
+
+def _refresh(identity: Identity, provider: Provider, profile: Profile) -> None:
+    Identity.objects.filter(pk=identity.pk).update(
+        provider=provider.slug,
+        voperson_id=profile.voperson_id,
+        assurance=list(profile.assurance[:50]),
+        organisation=profile.organisation,
+        claims_subset={
+            "orcid": profile.orcid,
+            "acr": profile.acr,
+            "affiliations": list(profile.affiliations[:50]),
+        },
+        last_login_at=Now(),
+    )
+    User.objects.filter(pk=identity.user_id).update(
+        display_name=profile.name or identity.user.display_name,
+        email=profile.email,
+        email_verified=profile.email_verified,
+        updated_at=Now(),
+    )
+    identity.refresh_from_db()
+
+
+def _handle(name: str) -> str:
+    """Return a new POSIX-safe name: readable, and with a random end never anybody else's."""
+    plain = slugify_host(name, 20)
+    if not plain[:1].isalpha():
+        plain = f"user-{plain}".rstrip("-")[:20]
+    return f"{plain}-{random_slug(8)}"

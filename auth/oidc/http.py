@@ -1,0 +1,171 @@
+"""Calls to a provider: five seconds in all, a size limit, no redirects, no proxies, TLS checked, public addresses only.
+
+The address is checked on the socket that was really opened, before a byte is sent, so a name that resolves
+differently the second time gains nothing (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import ssl
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+from auth.oidc.errors import ProviderFailed, ProviderSlow
+
+DEADLINE = 5.0
+#: a provider that hangs can hold this many calls, no more; later ones fail at their deadline
+_calls = ThreadPoolExecutor(max_workers=8, thread_name_prefix="oidc")
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    content_type: str
+    body: bytes
+
+
+@dataclass
+class Guard:
+    """What one call may reach, and the handle by which it is cut off."""
+
+    allow_private: bool
+    _sockets: list[socket.socket] = field(default_factory=list)
+
+    def admit(self, connection: socket.socket) -> None:
+        peer = connection.getpeername()[0]
+        if not self.allow_private and not is_public(peer):
+            connection.close()
+            raise ProviderFailed("private-address")
+        # a duplicate handle: TLS takes the first one away
+        self._sockets.append(socket.socket(fileno=os.dup(connection.fileno())))
+
+    def cut(self) -> None:
+        for handle in self._sockets:
+            with contextlib.suppress(OSError):
+                handle.shutdown(socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        for handle in self._sockets:
+            handle.close()
+
+
+def is_public(address: str) -> bool:
+    parsed = ipaddress.ip_address(address.split("%", 1)[0])
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped
+    return parsed.is_global and not parsed.is_multicast
+
+
+class _GuardedHTTP(HTTPConnection):
+    def __init__(self, *args: Any, guard: Guard, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.guard = guard
+
+    def _new_conn(self) -> socket.socket:
+        connection = super()._new_conn()
+        self.guard.admit(connection)
+        return connection
+
+
+class _GuardedHTTPS(HTTPSConnection):
+    def __init__(self, *args: Any, guard: Guard, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.guard = guard
+
+    def _new_conn(self) -> socket.socket:
+        connection = super()._new_conn()
+        self.guard.admit(connection)
+        return connection
+
+
+class _HTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _GuardedHTTP
+
+
+class _HTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _GuardedHTTPS
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """The system's trust store; SSL_CERT_FILE names another."""
+    return ssl.create_default_context()
+
+
+def call(
+    method: str,
+    url: str,
+    *,
+    limit: int,
+    allow_private: bool = False,
+    headers: Mapping[str, str] | None = None,
+    form: Mapping[str, str] | None = None,
+) -> Answer:
+    """Make one call and return its whole answer; raises ProviderFailed or ProviderSlow within the deadline."""
+    guard = Guard(allow_private)
+    job = _calls.submit(_call, guard, method, url, limit, dict(headers or {}), form)
+    try:
+        return job.result(DEADLINE)
+    except FutureTimeout:
+        job.cancel()
+        guard.cut()
+        raise ProviderSlow("too-slow") from None
+
+
+def _call(
+    guard: Guard, method: str, url: str, limit: int, headers: dict[str, str], form: Mapping[str, str] | None
+) -> Answer:
+    body = None
+    if form is not None:
+        body = urlencode(form).encode()
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+    headers["Accept-Encoding"] = "identity"
+    headers["User-Agent"] = "beamport"
+    pool, path = _pool(guard, url)
+    try:
+        answer = pool.urlopen(
+            method, path, body=body, headers=headers, redirect=False, retries=False,
+            preload_content=False, decode_content=False,
+        )  # fmt: skip
+        return _read(answer, limit)
+    except (HTTPError, OSError, ValueError) as error:
+        raise ProviderFailed("call-failed") from error
+    finally:
+        pool.close()
+        guard.release()
+
+
+def _pool(guard: Guard, url: str) -> tuple[urllib3.HTTPConnectionPool, str]:
+    parts = urlsplit(url)
+    host, path = parts.hostname or "", parts.path or "/"
+    if parts.query:
+        path += "?" + parts.query
+    timeout = urllib3.Timeout(total=DEADLINE)
+    if parts.scheme == "https":
+        return _HTTPSPool(host, parts.port, timeout=timeout, ssl_context=_tls(), guard=guard), path
+    if parts.scheme == "http" and guard.allow_private:
+        return _HTTPPool(host, parts.port, timeout=timeout, guard=guard), path
+    raise ProviderFailed("not-https")
+
+
+def _read(answer: urllib3.BaseHTTPResponse, limit: int) -> Answer:
+    body = b""
+    while len(body) <= limit:
+        part = answer.read(65_536)
+        if not part:
+            return Answer(answer.status, answer.headers.get("Content-Type", "").lower(), body)
+        body += part
+    raise ProviderFailed("answer-too-large")

@@ -1,0 +1,53 @@
+"""Attempts to sign in: rows, ten a session, ten minutes each, taken once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from auth.models import LoginState, Session
+from auth.oidc.errors import SignInStale
+from portal.lib.clock import Now
+from portal.lib.hashing import digest, random_secret
+
+LIFETIME = timedelta(minutes=10)
+MOST = 10
+
+
+@dataclass(frozen=True)
+class Begun:
+    state: str
+    nonce: str
+    verifier: str
+
+
+def begin(session: Session, provider: str, next_path: str) -> Begun:
+    """Note a new attempt of this browser; the oldest go when there are too many, the others keep working."""
+    begun = Begun(random_secret(), random_secret(), random_secret(384))
+    LoginState.objects.create(
+        state_hash=digest(begun.state),
+        session=session,
+        provider=provider,
+        nonce=begun.nonce,
+        verifier=begun.verifier,
+        next=next_path,
+    )
+    newest = LoginState.objects.filter(session=session).order_by("-created_at", "-pk").values("pk")[:MOST]
+    LoginState.objects.filter(session=session).exclude(pk__in=list(newest.values_list("pk", flat=True))).delete()
+    return begun
+
+
+def consume(session: Session | None, provider: str, state: str) -> LoginState:
+    """Take the attempt that this state belongs to. Of several callbacks with one state exactly one gets it."""
+    if session is None or not state:
+        raise SignInStale("no-attempt")
+    attempt = LoginState.objects.filter(
+        state_hash=digest(state),
+        session=session,
+        provider=provider,
+        consumed_at__isnull=True,
+        created_at__gt=Now() - LIFETIME,
+    )
+    if not attempt.update(consumed_at=Now()):
+        raise SignInStale("unknown-state")
+    return LoginState.objects.get(state_hash=digest(state))

@@ -1,0 +1,130 @@
+"""What a provider signs: ID tokens (OpenID Connect Core 3.1.3.7, RFC 8725) and signed userinfo answers."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+import time
+from typing import Any
+
+import jwt
+
+from auth.oidc import keys
+from auth.oidc.discovery import Metadata
+from auth.oidc.documents import BadDocument, parse_object
+from auth.oidc.errors import SignInRefused
+from auth.providers import Provider
+from portal.lib.hashing import same
+
+LEEWAY = 60
+_SUBJECT = re.compile(r"[\x20-\x7e]{1,255}")
+_HASHES = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512, "dsa": hashlib.sha512}
+
+
+def id_token_claims(
+    provider: Provider, metadata: Metadata, token: str, *, nonce: str, access_token: str
+) -> dict[str, Any]:
+    """Return the claims of an ID token that is this provider's, for us, of this attempt, and of now."""
+    header, claims = _signed(provider, metadata, token)
+    _check_issuer_and_audience(provider, claims)
+    _check_times(claims)
+    if not _SUBJECT.fullmatch(_text(claims, "sub")):
+        raise SignInRefused("bad-subject")
+    if not same(_text(claims, "nonce"), nonce):
+        raise SignInRefused("wrong-nonce")
+    if "at_hash" in claims and not same(_text(claims, "at_hash"), _at_hash(header["alg"], access_token)):
+        raise SignInRefused("wrong-at-hash")
+    return claims
+
+
+def userinfo_claims(provider: Provider, metadata: Metadata, token: str) -> dict[str, Any]:
+    """Return the claims of a signed userinfo answer: same keys, algorithms, issuer and audience."""
+    _, claims = _signed(provider, metadata, token)
+    _check_issuer_and_audience(provider, claims)
+    return claims
+
+
+def _signed(provider: Provider, metadata: Metadata, token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    header = _header(provider, token)
+    for renew in (False, True):
+        for key in keys.suitable(provider, metadata, header, renew=renew):
+            payload = _payload(token, key, header["alg"])
+            if payload is not None:
+                try:
+                    return header, parse_object(payload)
+                except BadDocument:
+                    raise SignInRefused("bad-token") from None
+    raise SignInRefused("bad-signature")
+
+
+def _header(provider: Provider, token: str) -> dict[str, Any]:
+    try:
+        encoded, _, _ = token.encode("ascii").split(b".")
+        header = parse_object(base64.urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4)))
+    except ValueError:
+        raise SignInRefused("bad-token") from None
+    if header.get("alg") not in provider.algorithms:
+        raise SignInRefused("algorithm-not-allowed")
+    if "crit" in header:
+        raise SignInRefused("critical-header")
+    if str(header.get("typ", "JWT")).upper() != "JWT":
+        raise SignInRefused("wrong-token-type")  # a logout or access token is no ID token (RFC 8725 §3.11)
+    if "kid" in header and not isinstance(header["kid"], str):
+        raise SignInRefused("bad-token")
+    return header
+
+
+def _payload(token: str, key: jwt.PyJWK, alg: str) -> bytes | None:
+    try:
+        payload: bytes = jwt.PyJWS().decode_complete(token, key, algorithms=[alg])["payload"]
+    except Exception:  # any failure is "not signed by this key"; the caller says so
+        return None
+    return payload
+
+
+def _check_issuer_and_audience(provider: Provider, claims: dict[str, Any]) -> None:
+    if _text(claims, "iss") != provider.issuer:
+        raise SignInRefused("wrong-issuer")
+    named = claims.get("aud")
+    audiences = {named} if isinstance(named, str) else set(_texts(named))
+    if provider.client_id not in audiences or not audiences <= {provider.client_id, *provider.extra_audiences}:
+        raise SignInRefused("wrong-audience")
+    if ("azp" in claims or len(audiences) > 1) and claims.get("azp") != provider.client_id:
+        raise SignInRefused("wrong-authorised-party")
+
+
+def _check_times(claims: dict[str, Any]) -> None:
+    now = time.time()
+    if _number(claims, "exp") <= now - LEEWAY:
+        raise SignInRefused("expired")
+    if _number(claims, "iat") > now + LEEWAY:
+        raise SignInRefused("issued-in-the-future")
+    if "nbf" in claims and _number(claims, "nbf") > now + LEEWAY:
+        raise SignInRefused("not-yet-valid")
+
+
+def _at_hash(alg: str, access_token: str) -> str:
+    digest = _HASHES[alg[-3:].lower()](access_token.encode()).digest()
+    return base64.urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=").decode()
+
+
+def _text(claims: dict[str, Any], name: str) -> str:
+    value = claims.get(name)
+    if not isinstance(value, str) or not value or not value.isascii():
+        raise SignInRefused(f"bad-{name}")
+    return value
+
+
+def _texts(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise SignInRefused("bad-aud")
+    return value
+
+
+def _number(claims: dict[str, Any], name: str) -> float:
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise SignInRefused(f"bad-{name}")
+    return value
