@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,10 +129,13 @@ def set_up(workshop: Workshop, kind: str, what: str) -> tuple[Path, Path]:
     """Make all that is missing; return the environment's Python and the identity provider's folder."""
     with environments.alone(workshop.environments):
         python = workshop.environment(kind, what)
-        vendor(python)
-        provider = identity(python, workshop.environments)
-        image(python, workshop)
-    return python, provider
+        with ThreadPoolExecutor(3) as pool:  # one waits for the network while the other compiles
+            pages = pool.submit(vendor, python)
+            provider = pool.submit(identity, python, workshop.environments)
+            built = pool.submit(image, python, workshop)
+        pages.result()
+        built.result()
+        return python, provider.result()
 
 
 def _replace_ourselves(python: Path, *arguments: str, **variables: str) -> None:

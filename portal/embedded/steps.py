@@ -66,7 +66,7 @@ def step(what: str, usually: str = "") -> Iterator[None]:
     began = time.monotonic()
     print(f"{what}{f' (usually {usually})' if usually else ''} …", flush=True)
     yield
-    print(f"  done in {time.monotonic() - began:.1f} s", flush=True)
+    print(f"{what}: done in {time.monotonic() - began:.1f} s", flush=True)
 
 
 def run(argv: Sequence[str], *, environment: Mapping[str, str] | None = None, seconds: float = 1800) -> str:

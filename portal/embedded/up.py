@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
@@ -129,11 +129,12 @@ class Up:
             self._launch(stack.postgres())
         if not os.environ.get("REDIS_URL"):
             self._launch(stack.redis())
-        supervisor = self._launch(stack.supervisor())
         provider = [self._launch(stack.identity())] if self.site.own_provider else []
+        supervisor = self._launch(stack.supervisor())
+        supervisor.wait_ready(PATIENCE, self.signals.pause)  # refuses at once where nothing can be isolated
         self._prepare(stack.prepare())
         late = [self._launch(make()) for make in (stack.worker, stack.web, stack.gateway)]
-        for child in (supervisor, *provider, *late):
+        for child in (*provider, *late):
             child.wait_ready(PATIENCE, self.signals.pause)
 
     def _end_stale(self) -> None:
@@ -194,15 +195,6 @@ def ssh_line(ports: list[int]) -> str:
     with suppress(KeyError, OSError):
         name = getpass.getuser()
     return f"ssh {'' if port == '22' else f'-p {port} '}{tunnels} {name}@{host}"
-
-
-def check_sandbox(say: Callable[[str], None]) -> None:
-    """Refuse where no instance could ever start; the demo makes them in bubblewrap."""
-    from portal.embedded.sandbox import why_not
-
-    reason = why_not()
-    if reason:
-        raise CannotStart(reason)
 
 
 def main(argv: list[str]) -> int:
