@@ -64,6 +64,24 @@ def suite(*arguments: str) -> bool:
     return subprocess.run(argv, cwd=ROOT, env=environment).returncode == 0
 
 
+def bench() -> bool:
+    """Measure on a portal of its own; the figures belong in docs/reference/performance.md."""
+    from tests.browser.conftest import free_port, start, stop
+
+    with tempfile.TemporaryDirectory(prefix="bpm-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
+        state = Path(folder)
+        state.chmod(0o711)
+        began = time.monotonic()
+        portal = start(state, free_port())
+        print(f"make run to Ready, with warm caches: {time.monotonic() - began:.1f} s", flush=True)
+        try:
+            argv = [sys.executable, "-m", "tests.bench.story", "--state", str(state), "--url", portal.url]
+            environment = {**os.environ, "PORT": str(portal.port), "PORTAL_URL": portal.url}
+            return subprocess.run(argv, cwd=ROOT, env=environment).returncode == 0
+        finally:
+            stop(portal)
+
+
 def git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -87,7 +105,10 @@ def main(argv: list[str] | None = None) -> int:
     only.add_argument("--only-checks", action="store_true", help="no tests")
     only.add_argument("--only-docs", action="store_true", help="only what keeps the documentation true")
     only.add_argument("--slow", action="store_true", help="the long proofs instead of the suite")
+    only.add_argument("--bench", action="store_true", help="measure the main job instead")
     given = parser.parse_args(argv)
+    if given.bench:
+        return 0 if bench() else 1
     if given.only_docs:
         return 0 if suite(*DOCS) else 1
     if given.slow:

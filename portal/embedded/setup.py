@@ -180,7 +180,11 @@ def lock(rest: list[str]) -> None:
             steps.run([tool, "pip", "compile", *what, *common, "-o", target], environment=environments.uv_environment())
 
 
-COMMANDS = {"run": run, "test": test, "lock": lock}
+def bench(rest: list[str]) -> None:
+    test(["--bench", *rest])
+
+
+COMMANDS = {"run": run, "test": test, "lock": lock, "bench": bench}
 
 
 def main(argv: list[str]) -> int:
