@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import messages
-from django.db.models import DurationField, Exists, ExpressionWrapper, F, OuterRef, Prefetch
+from django.db.models import DurationField, ExpressionWrapper, F, Prefetch
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -17,9 +17,9 @@ from django.views.decorators.http import require_POST, require_safe
 
 from auth.models import User
 from experiments.models import Experiment
-from instances import explain, presentation, services
+from instances import explain, homes, presentation, services
 from instances.lifecycle import State
-from instances.models import Home, Instance, Member, Transition
+from instances.models import Instance, Member, Transition
 from portal.lib.clock import Now
 from portal.lib.errors import BadRequest, NotFound, PortalError
 
@@ -243,32 +243,20 @@ def delete(request: HttpRequest, uid: uuid.UUID) -> HttpResponse:
 def home_delete(request: HttpRequest, key: str) -> HttpResponse:
     """Delete a home: by its own page and a word typed out, never as a side effect."""
     user = viewer(request)
-    home = homes_of(user).filter(key=key).first()
-    if home is None:
+    view = next((view for view in homes.of_user(user) if view.home.key == key), None)
+    if view is None:
         raise NotFound
-    context: dict[str, Any] = {"home": home, "word": home.facility.slug, "error": ""}
+    home, word = view.home, view.home.facility.slug
+    context: dict[str, Any] = {"view": view, "home": home, "word": word, "error": ""}
     if request.method != "POST":
         return render(request, "instances/home_delete.html", context)
-    if request.POST.get("confirmation", "").strip() != home.facility.slug:
-        context["error"] = f"Type {home.facility.slug} to confirm."
+    if request.POST.get("confirmation", "").strip() != word:
+        context["error"] = f"Type {word} to confirm."
         return render(request, "instances/home_delete.html", context, status=BadRequest.status)
     try:
         services.delete_home(home, by=user)
     except PortalError as error:
-        if error.status >= 500:
-            raise
         context["error"] = f"{error.message} {error.next_step}"
         return render(request, "instances/home_delete.html", context, status=error.status)
     messages.success(request, f"Your home at {home.facility} was deleted.")
     return redirect("accounts:account")
-
-
-def homes_of(user: User) -> Any:
-    """My homes, with how full they are and whether an instance holds them."""
-    held = Instance.objects.alive().filter(home=OuterRef("pk"))
-    return (
-        Home.objects.filter(user=user)
-        .select_related("facility", "provider")
-        .annotate(in_use=Exists(held))
-        .order_by("facility__name", "pk")
-    )

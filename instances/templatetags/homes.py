@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django import template
 
 from auth.models import User
-from instances.views import homes_of as _homes_of
+from instances import homes
 
 register = template.Library()
 
 
 @register.simple_tag
-def homes_of(user: User) -> Any:
-    """The user's homes with `in_use`; see instances.views.homes_of."""
-    return _homes_of(user)
+def homes_of(user: User) -> list[homes.HomeView]:
+    """The user's homes, how full they are and which instances use them."""
+    return homes.of_user(user)
