@@ -269,4 +269,4 @@ INSTANCE_DEADLINE = timedelta(seconds=env.number("INSTANCE_DEADLINE_SECONDS", 18
 # ---- logs ----
 LOG_LEVEL = env.text("LOG_LEVEL", "INFO")
 LOGGING_CONFIG = "portal.logs.configure"
-LOGGING: dict[str, object] = {}
+LOGGING: dict[str, object] = {"version": 1}  # Django calls LOGGING_CONFIG only with something in it
