@@ -1,0 +1,39 @@
+"""`python -m instances.gateway`: the front door as its own process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+
+import uvloop
+
+from instances.gateway.config import CannotStart, read
+from instances.gateway.server import Gateway
+
+
+async def _serve() -> None:
+    gateway = Gateway(read())
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    await gateway.start()
+    gc.collect()
+    gc.freeze()
+    await stop.wait()
+    await gateway.stop()
+
+
+def main() -> int:
+    try:
+        uvloop.run(_serve())
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""A client's connection: reads one head at a time, and what is done with it is the gateway's to say."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from instances.gateway import pages
+from instances.gateway.http1 import HEAD_LIMIT, Refused, Request, check_first_line, head_end, parse_request
+
+if TYPE_CHECKING:
+    from instances.gateway.exchange import Exchange
+    from instances.gateway.server import Gateway
+    from instances.gateway.session import Session
+    from instances.gateway.tunnel import Tunnel
+
+WRITE_LIMIT = 128 * 1024
+_LINGER_SECONDS = 2.0
+
+
+class Client(asyncio.Protocol):
+    """Idle, reading a head, deciding, in an exchange, a tunnel, or lingering until the other side has read the end."""
+
+    __slots__ = (
+        "_buffer",
+        "_deadline",
+        "_gateway",
+        "_lingering",
+        "_seen",
+        "_stalled",
+        "_task",
+        "address",
+        "admitted",
+        "exchange",
+        "paused",
+        "request",
+        "session",
+        "transport",
+        "tunnel",
+        "write_paused",
+    )
+    CONNECTING, BACK_PRESSURE, PIPELINED = 1, 2, 4
+    transport: asyncio.Transport
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._buffer: bytes | bytearray = b""
+        self._seen = 0
+        self._deadline = time.monotonic() + gateway.config.limits.idle
+        self._lingering = False
+        self._stalled = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self.address = ""
+        self.admitted = False
+        self.exchange: Exchange | None = None
+        self.paused = 0
+        self.request: Request | None = None
+        self.session: Session | None = None
+        self.tunnel: Tunnel | None = None
+        self.write_paused = False
+
+    # ---- asyncio ----
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        peer = transport.get_extra_info("peername")
+        self.address = peer[0] if isinstance(peer, tuple) else ""
+        self.transport.set_write_buffer_limits(high=WRITE_LIMIT)
+        self.admitted = self._gateway.admit(self)
+        if not self.admitted:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self.exchange is not None:
+            self.exchange.from_client(data)
+        elif self._lingering:
+            return
+        elif self._task is not None:
+            self.hold(data)
+        else:
+            if self._buffer:
+                if isinstance(self._buffer, bytes):
+                    self._buffer = bytearray(self._buffer)
+                self._buffer += data
+            else:
+                self._buffer = data
+            self._read_head()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._stalled = time.monotonic()
+        if self.exchange is not None and self.exchange.upstream is not None:
+            self.exchange.upstream.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.exchange is not None and self.exchange.upstream is not None:
+            self.exchange.upstream.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.client_lost()
+            self._log(exchange, exchange.status or 499)
+        self._gateway.gone(self)
+
+    def ended(self) -> None:
+        """The tunnel is over."""
+        exchange, self.exchange, self.tunnel = self.exchange, None, None
+        if exchange is not None:
+            self._log(exchange, exchange.status)
+        self._gateway.gone(self)
+
+    # ---- reading ----
+    def _read_head(self) -> None:
+        buffer = self._buffer
+        try:
+            end = head_end(buffer, self._seen)
+            if end < 0:
+                check_first_line(buffer)
+                if not self._seen:
+                    self._deadline = time.monotonic() + self._gateway.config.limits.head
+                self._seen = len(buffer)
+                return
+            self._seen = 0
+            if end == len(buffer):
+                head, self._buffer = bytes(buffer), b""
+            else:
+                head, self._buffer = bytes(buffer[:end]), bytes(buffer[end:])
+            request = self.request = parse_request(head)
+            self._gateway.handle(self, request)
+        except Refused as refused:
+            self.refuse(refused)
+
+    def refuse(self, refused: Refused) -> None:
+        """Answer a request that is not passed on, and close; its body is not read."""
+        if refused.status == 431 and self.request is None:
+            answer = pages.too_large(self._gateway.on_instance_origin(self._buffer))
+        else:
+            answer = pages.refusal(refused.status, str(refused), self.request)
+        self.answer(answer)
+
+    def hold(self, data: bytes) -> None:
+        """Keep what belongs to the next request (or to a tunnel that is not open yet), and read no more."""
+        self._buffer = bytes(self._buffer) + data
+        self.pause(self.PIPELINED)
+        if len(self._buffer) > HEAD_LIMIT + 262_144:
+            self.abort()
+
+    def take_held(self) -> bytes:
+        held, self._buffer = bytes(self._buffer), b""
+        return held
+
+    def pause(self, why: int) -> None:
+        if not self.paused and not self.transport.is_closing():
+            self.transport.pause_reading()
+        self.paused |= why
+
+    def resume(self, why: int) -> None:
+        if self.paused:
+            self.paused &= ~why
+            if not self.paused and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def resume_all(self) -> None:
+        self.resume(self.paused)
+
+    # ---- answering ----
+    def begin(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        exchange.begin(self.take_held())
+
+    def later(self, task: asyncio.Task[None]) -> None:
+        """A decision that takes a call to the portal is under way."""
+        self._task = task
+
+    def decided(self) -> None:
+        self._task = None
+        self.resume(self.PIPELINED)
+
+    def answer(self, answer: pages.Answer) -> None:
+        """Send an answer of the gateway's own."""
+        request = self.request
+        keep = answer.keep and request is not None and request.keep_alive and not request.has_body
+        keep = keep and bool(request and request.minor) and not self._gateway.draining
+        head_only = request is not None and request.method == b"HEAD"
+        data = answer.render(keep=keep, head_only=head_only)
+        self.transport.write(data)
+        if self.exchange is None:
+            self._gateway.log_own(self, answer.status, len(data))
+        self.finished(keep=keep, linger=True)
+
+    def finish_with(self, answer: pages.Answer) -> None:
+        """The exchange failed before anything was sent."""
+        self.resume(self.CONNECTING)
+        self.answer(answer)
+
+    def finished(self, *, keep: bool, linger: bool) -> None:
+        """The response is out: read the next request, or close."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self._log(exchange, exchange.status)
+        self.request = None
+        if keep:
+            self._deadline = time.monotonic() + self._gateway.config.limits.idle
+            self.resume_all()
+            if self._buffer:
+                asyncio.get_running_loop().call_soon(self._next)
+        elif linger:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _next(self) -> None:
+        if self.exchange is None and self._task is None and self._buffer and not self.transport.is_closing():
+            self._read_head()
+
+    def _linger(self) -> None:
+        """Close, but not while the other side still sends: it would lose our answer (RFC 9112 §9.6)."""
+        self._lingering = True
+        self._buffer = b""
+        self._deadline = time.monotonic() + _LINGER_SECONDS
+        self.resume_all()
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way."""
+        if self.tunnel is not None:
+            self.tunnel.abort()
+        else:
+            self.transport.abort()
+
+    def _log(self, exchange: Exchange, status: int) -> None:
+        self._gateway.log_exchange(self, exchange, status)
+
+    # ---- time ----
+    def check(self, now: float) -> None:
+        """Called each second."""
+        limits = self._gateway.config.limits
+        if self.tunnel is not None:
+            if self.tunnel.idle(now) > limits.tunnel_idle:
+                self.abort()
+        elif self.write_paused and now - self._stalled > limits.stalled:
+            self.abort()
+        elif self.exchange is not None:
+            self.exchange.check(now)
+        elif now > self._deadline and self._task is None:
+            if self._seen and not self._lingering:
+                self.refuse(Refused(408, "the request did not come in time"))
+            else:
+                self.transport.abort() if self._lingering else self.transport.close()
+
+    def drain(self) -> None:
+        """Close when idle; what is under way may end."""
+        if self.exchange is None and self._task is None and self.tunnel is None:
+            self.transport.close()

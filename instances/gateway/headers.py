@@ -1,0 +1,189 @@
+"""Which header fields and cookies pass between browser, portal and instance, and which of ours are set.
+
+An instance never sees a credential of the portal and can set nothing that outlives or leaves its own origin.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from instances.gateway.http1 import Fields, Refused, Request, Response, tokens
+
+#: cookies of ours: they never reach an instance, and no instance may set them
+OURS = frozenset({b"__host-inst", b"__host-entry", b"__host-sid", b"__host-csrf"})
+_COOKIE_NAME = re.compile(rb"[ \t]*([^=; \t]*)[ \t]*(?:=|$)")
+
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"content-length",
+        b"upgrade",
+    }
+)
+_NOT_FROM_INSTANCES = frozenset(
+    {
+        b"service-worker-allowed",
+        b"clear-site-data",
+        b"strict-transport-security",
+        b"public-key-pins",
+        b"alt-svc",
+        b"refresh",
+        b"server",
+    }
+)
+
+
+def cookies(header: bytes) -> tuple[dict[bytes, bytes], bytes]:
+    """Return our own cookies (lower-case name → value) and the header with the others, byte for byte.
+
+    One of ours sent twice is a cookie tossed in from elsewhere: refused.
+    """
+    found: dict[bytes, bytes] = {}
+    others: list[bytes] = []
+    for part in header.split(b";"):
+        name, _, value = part.partition(b"=")
+        key = name.strip(b" \t").lower()
+        if key in OURS:
+            if key in found:
+                raise Refused(400, "a cookie was sent twice")
+            found[key] = value.strip(b" \t")
+        elif part.strip(b" \t"):
+            others.append(part.strip(b" \t"))
+    return found, b"; ".join(others)
+
+
+def request_to_instance(request: Request, cookie: bytes, origin: bytes) -> Fields:
+    """Return the fields of a request that an instance may see; Host comes first, ours come after them."""
+    fields = [(b"Host", request.host), *request.passed]
+    if cookie:
+        fields.append((b"Cookie", cookie))
+    referer = request.fields.get(b"referer", b"")
+    if referer == origin or referer.startswith(origin + b"/"):
+        fields.append((b"Referer", referer))
+    return fields
+
+
+def request_to_portal(request: Request) -> Fields:
+    """Return the fields of a request to the portal: all but what only a proxy may say."""
+    fields = [(b"Host", request.host), *request.passed]
+    for name in (b"cookie", b"authorization", b"referer"):
+        if name in request.fields:
+            fields.append((name.title(), request.fields[name]))
+    return fields
+
+
+def framing(request: Request) -> bytes:
+    """Return the one framing line of a request, or the upgrade lines."""
+    if request.websocket:
+        return b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    if request.chunked:
+        return b"Transfer-Encoding: chunked\r\n"
+    if request.length is not None:
+        return b"Content-Length: %d\r\n" % request.length
+    return b""
+
+
+def _named(fields: Fields) -> frozenset[bytes]:
+    """Return what the Connection fields name."""
+    for name, value in fields:
+        if name.lower() == b"connection":
+            words = tokens(value)
+            if words - {b"close", b"keep-alive", b"upgrade"}:
+                return words | _named([pair for pair in fields if pair[1] is not value])
+    return frozenset()
+
+
+def response_from_portal(response: Response) -> Fields:
+    named = _named(response.fields)
+    return [
+        pair
+        for pair in response.fields
+        if (key := pair[0].lower()) not in _HOP_BY_HOP and key not in named and key != b"server"
+    ]
+
+
+def response_from_instance(response: Response, site: bytes, portal_host: str) -> Fields:
+    """Return the fields of an instance's response that may reach the browser.
+
+    Raises Refused when it redirects out of its own origin into ours or to no web address.
+    """
+    named = _named(response.fields)
+    fields: Fields = []
+    for pair in response.fields:
+        key = pair[0].lower()
+        if key in _HOP_BY_HOP or key in _NOT_FROM_INSTANCES or key in named:
+            continue
+        if key == b"set-cookie" and not _may_set(pair[1]):
+            continue
+        if key == b"location" and not _may_redirect(pair[1], site, portal_host):
+            raise Refused(502, "redirect refused")
+        fields.append(pair)
+    return fields
+
+
+def _may_set(cookie: bytes) -> bool:
+    """No cookie of our names, none for a domain (siblings would get it)."""
+    first, *attributes = cookie.split(b";")
+    match = _COOKIE_NAME.match(first)
+    name = match.group(1).lower() if match else b""
+    if not name or name in OURS:
+        return False
+    return all(part.partition(b"=")[0].strip(b" \t").lower() != b"domain" for part in attributes)
+
+
+def _may_redirect(location: bytes, site: bytes, portal_host: str) -> bool:
+    """Relative, or to this very origin, or to a web page that is neither the portal's nor on the reader's machine."""
+    text = location.strip().decode("latin-1")
+    if re.search(r"[\x00-\x20\\]", text):
+        return False
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if not parts.scheme and not parts.netloc:
+        return not text.startswith("//")
+    if parts.scheme not in ("", "http", "https") or "@" in parts.netloc or not host:
+        return False
+    return parts.netloc.lower().encode() == site or not (host == portal_host or _local(host))
+
+
+def _local(host: str) -> bool:
+    return host in ("localhost", "127.0.0.1", "::1") or host.endswith(".localhost")
+
+
+Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
+
+
+def is_within(address: str, networks: Networks) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)
+
+
+def client_address(peer: str, request: Request, proxies: Networks) -> str:
+    """Return who asks: the peer, or what a configured proxy in front of us says, read from the right."""
+    if not proxies or not is_within(peer, proxies):
+        return peer
+    for hop in reversed(request.forwarded_for.split(b",")):
+        address = hop.strip().decode("latin-1")
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            return peer
+        if not is_within(address, proxies):
+            return address
+        peer = address
+    return peer

@@ -1,0 +1,68 @@
+"""One escaped JSON line per request and per event on standard error; no query strings, cookies or tickets."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from json import dumps
+from typing import Any
+
+_LONGEST = 300
+_FLUSH_AT = 200
+
+
+class Log:
+    """Lines are gathered and written once a second, or when many wait."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._descriptor = sys.stderr.fileno() if descriptor is None else descriptor
+        self._lines: list[str] = []
+        self._second = 0
+        self._stamp = ""
+
+    def _time(self) -> str:
+        now = int(time.time())
+        if now != self._second:
+            self._second = now
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+        return self._stamp
+
+    def request(
+        self,
+        address: str,
+        host: bytes,
+        method: bytes,
+        target: bytes,
+        status: int,
+        received: int,
+        sent: int,
+        milliseconds: float,
+        request_id: str,
+        session: str,
+    ) -> None:
+        """`session` is a short hash, enough to see what belongs together."""
+        path = target.partition(b"?")[0][:_LONGEST].decode("latin-1")
+        self._lines.append(
+            f'{{"event":"request","logger":"gateway","level":"info","timestamp":"{self._time()}","client":"{address}",'
+            f'"host":{dumps(host.decode("latin-1")[:_LONGEST])},"method":"{method.decode()}","path":{dumps(path)},'
+            f'"status":{status},"received":{received},"sent":{sent},"ms":{milliseconds:.1f},'
+            f'"request_id":"{request_id}","session":"{session}"}}\n'
+        )
+        if len(self._lines) >= _FLUSH_AT:
+            self.flush()
+
+    def event(self, level: str, event: str, **more: Any) -> None:
+        row = {"event": event, "logger": "gateway", "level": level, "timestamp": self._time()}
+        row |= {key: str(value)[:_LONGEST] for key, value in more.items()}
+        self._lines.append(dumps(row) + "\n")
+        self.flush()
+
+    def flush(self) -> None:
+        data = "".join(self._lines).encode()
+        self._lines.clear()
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except OSError:  # nobody reads our log any more; the connections matter more
+                return

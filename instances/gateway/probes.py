@@ -1,0 +1,151 @@
+"""Who answers: starting instances every 150 ms until they are ready, served ones every 15 s; work every minute."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from instances.gateway.fetch import Reply, fetch
+from instances.gateway.http1 import Refused
+from instances.gateway.link import Link
+from instances.gateway.log import Log
+from instances.gateway.registry import Registry
+from instances.gateway.routes import Route, Routes, Service
+from instances.gateway.usage import Usage
+
+STARTING_EVERY = 0.15
+ACTIVE_EVERY = 15.0
+ACTIVITY_EVERY = 60.0
+_TIMEOUT = 3.0
+_LIMIT = 1024 * 1024
+_AT_ONCE = 32
+
+
+class Probes:
+    def __init__(
+        self,
+        routes: Routes,
+        link: Link,
+        usage: Usage,
+        registry: Registry,
+        may_serve: Callable[[int], bool],
+        log: Log,
+    ) -> None:
+        self._routes = routes
+        self._link = link
+        self._usage = usage
+        self._registry = registry
+        self._may_serve = may_serve
+        self._log = log
+        self._probing: dict[str, asyncio.Task[None]] = {}
+        self._activity_due: dict[str, float] = {}
+
+    async def run(self) -> None:
+        reporting: asyncio.Task[None] | None = None
+        report_due = time.monotonic() + ACTIVE_EVERY
+        while True:
+            for route in self._routes:
+                if route.probed and route.slug not in self._probing:
+                    task = asyncio.create_task(self._start(route))
+                    self._probing[route.slug] = task
+                    task.add_done_callback(partial(self._done, route.slug))
+            if time.monotonic() >= report_due and (reporting is None or reporting.done()):
+                report_due += ACTIVE_EVERY
+                reporting = asyncio.create_task(self._report())
+            await asyncio.sleep(STARTING_EVERY)
+
+    def _done(self, slug: str, _task: asyncio.Task[None]) -> None:
+        self._probing.pop(slug, None)
+
+    async def _start(self, route: Route) -> None:
+        """Probe a starting instance once, and say so when it is ready."""
+        required = [service for service in route.services.values() if service.required]
+        for service in required:
+            if not await self.answers(route, service):
+                return
+        if required and self._routes.get(route.slug) is route:
+            await self._link.ready(route.instance, route.version)
+
+    async def answers(self, route: Route, service: Service) -> bool:
+        """Whether a service answers its probe with success."""
+        reply = await self._get(route, service, service.probe)
+        return reply is not None and 200 <= reply.status < 400
+
+    async def _get(self, route: Route, service: Service, target: str) -> Reply | None:
+        fields = [(b"Host", b"localhost"), (b"Authorization", b"token " + service.secret.encode())]
+        try:
+            return await fetch(
+                service.target.endpoint,
+                "GET",
+                target,
+                fields,
+                timeout=_TIMEOUT,
+                limit=_LIMIT,
+                may_serve=self._may_serve,
+            )
+        except (OSError, Refused, TimeoutError):
+            return None
+
+    async def _report(self) -> None:
+        """Look at every served instance and send what was seen."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def look(route: Route) -> dict[str, Any]:
+            async with gate:
+                return await self._look(route)
+
+        served = [route for route in self._routes if route.served]
+        rows = await asyncio.gather(*(look(route) for route in served))
+        if rows:
+            await self._link.report(rows)
+
+    async def _look(self, route: Route) -> dict[str, Any]:
+        answers = {name: await self.answers(route, service) for name, service in route.services.items()}
+        counts = self._usage.take(route.instance)
+        row: dict[str, Any] = {
+            "instance": route.instance,
+            "answers": answers,
+            "received": counts.received,
+            "sent": counts.sent,
+            "requests": counts.requests,
+            "sockets": self._registry.sockets(route.instance),
+        }
+        due = self._activity_due.get(route.instance, 0.0)
+        jupyter = route.services.get("jupyter")
+        if jupyter is not None and answers.get("jupyter") and time.monotonic() >= due:
+            self._activity_due[route.instance] = time.monotonic() + ACTIVITY_EVERY - 1
+            row["activity"] = await self._activity(route, jupyter)
+        return row
+
+    async def _activity(self, route: Route, service: Service) -> dict[str, Any] | None:
+        """Ask Jupyter's kernels and terminals; None when it does not say (unknown is never idle)."""
+        kernels = await self._json(route, service, "/api/kernels")
+        if kernels is None:
+            return None
+        terminals = await self._json(route, service, "/api/terminals") or []
+        busy = sum(1 for kernel in kernels if kernel.get("execution_state") == "busy")
+        times = [seen for row in kernels + terminals if (seen := _moment(row.get("last_activity"))) is not None]
+        return {"busy": busy, "kernels": len(kernels), "last_active": max(times, default=None)}
+
+    async def _json(self, route: Route, service: Service, target: str) -> list[dict[str, Any]] | None:
+        reply = await self._get(route, service, target)
+        if reply is None or reply.status != 200:
+            return None
+        try:
+            answer = json.loads(reply.content)
+        except ValueError:
+            return None
+        return [row for row in answer if isinstance(row, dict)] if isinstance(answer, list) else None
+
+
+def _moment(text: object) -> float | None:
+    """Return an ISO time in seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return None

@@ -1,0 +1,391 @@
+"""The gateway: accepts connections, says where each request goes, closes what is withdrawn, drains at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import resource
+import secrets
+import socket
+import time
+from collections.abc import Coroutine
+from itertools import count
+from typing import Any
+
+from instances.gateway import headers, pages
+from instances.gateway.access import Access, Ask, Grant, NotServed, NotSignedIn, Site, Sites, check_source
+from instances.gateway.clock import Clock
+from instances.gateway.config import CannotStart, Config
+from instances.gateway.connection import Client
+from instances.gateway.entry import PREFIX, Entry
+from instances.gateway.exchange import Exchange
+from instances.gateway.http1 import Refused, Request, build
+from instances.gateway.link import Link
+from instances.gateway.log import Log
+from instances.gateway.probes import Probes
+from instances.gateway.registry import Registry
+from instances.gateway.routes import Route, Routes
+from instances.gateway.session import Claim, Sessions
+from instances.gateway.upstream import Pool, Target
+from instances.gateway.usage import Usage
+
+_TICK = 1.0
+_FEW_FILES = 4096
+
+
+class Gateway:
+    """All of it; one per process."""
+
+    def __init__(self, config: Config, log: Log | None = None) -> None:
+        self.config = config
+        self.log = log or Log()
+        self.clock = Clock()
+        self.draining = False
+        self.registry = Registry()
+        self.usage = Usage()
+        self.link = Link(config.internal, config.token, self, self.log)
+        self.routes = Routes(config.instance_key, config.scheme)
+        self.sessions = Sessions(self.clock, self.link.renew, self._close_session)
+        self.pool = Pool(self._may_serve)
+        self.probes = Probes(self.routes, self.link, self.usage, self.registry, self._may_serve, self.log)
+        aliases = frozenset(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in config.listen)
+        self._sites = Sites(config.portal_site, config.apps_domain, aliases)
+        self._access = Access(self.sessions, self.routes, config.scheme)
+        self._entry = Entry(config.portal_url, self._access, self.sessions, self.link)
+        self._portal_origin = config.portal_url.encode()
+        self._web = Target(("web",), config.web, b"", guarded=False)
+        self._clients: set[Client] = set()
+        self._per_address: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._servers: list[asyncio.Server] = []
+        self._id_start = secrets.token_hex(10)
+        self._ids = count(1)
+        self.ports: list[int] = []
+
+    # ---- life ----
+    async def start(self) -> None:
+        """Listen on all addresses and begin to follow the portal; raises CannotStart."""
+        _raise_file_limit(self.log)
+        loop = asyncio.get_running_loop()
+        for host, port in self.config.listen:
+            try:
+                server = await loop.create_server(lambda: Client(self), host, port, backlog=1024)
+            except OSError as error:
+                if ":" in host and self._servers and error.errno in _NO_IPV6:
+                    continue  # a machine without IPv6
+                raise CannotStart(
+                    f"Port {port} on {host} is taken or not allowed ({os.strerror(error.errno or 0)}). "
+                    "Stop what uses it, or choose another with PORT."
+                ) from error
+            self._servers.append(server)
+            self.ports.append(server.sockets[0].getsockname()[1])
+        self.spawn(self._tick())
+        self.spawn(self.link.run())
+        self.spawn(self.probes.run())
+        self.log.event("info", "gateway listens", addresses=self.config.listen)
+
+    async def stop(self) -> None:
+        """Take no more, let what is under way end, then close the rest."""
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        for client in tuple(self._clients):
+            client.drain()
+        until = time.monotonic() + self.config.limits.drain
+        while any(client.tunnel is None for client in self._clients) and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        for client in tuple(self._clients):
+            client.abort()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.log.flush()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a task that we own; what it raises is logged."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.event("error", "task failed", error=repr(error))
+
+    async def _tick(self) -> None:
+        renewing: asyncio.Task[None] | None = None
+        while True:
+            await asyncio.sleep(_TICK)
+            now = time.monotonic()
+            for client in tuple(self._clients):
+                client.check(now)
+                self._count_tunnel(client, now)
+            self.sessions.expire()
+            self.routes.forget_old()
+            self.pool.expire()
+            if renewing is None or renewing.done():
+                renewing = self.spawn(self.sessions.renew_due(self.registry.holds))
+            self.log.flush()
+
+    # ---- connections ----
+    def admit(self, client: Client) -> bool:
+        limits = self.config.limits
+        held = self._per_address.get(client.address, 0)
+        if len(self._clients) >= limits.connections or self.draining:
+            return False
+        if held >= limits.per_address and not self._is_proxy(client.address):
+            return False
+        self._clients.add(client)
+        self._per_address[client.address] = held + 1
+        return True
+
+    def gone(self, client: Client) -> None:
+        self.registry.release(client)
+        if client in self._clients:
+            self._clients.discard(client)
+            held = self._per_address.get(client.address, 1) - 1
+            if held:
+                self._per_address[client.address] = held
+            else:
+                self._per_address.pop(client.address, None)
+
+    def _is_proxy(self, address: str) -> bool:
+        return bool(self.config.trusted_proxies) and headers.is_within(address, self.config.trusted_proxies)
+
+    def _count_tunnel(self, client: Client, now: float) -> None:
+        if client.tunnel is not None and client.session is not None:
+            received, sent = client.tunnel.moved(now)
+            self.usage.add(client.session.instance, received, sent, 0)
+            if received:
+                client.session.used = True
+
+    def _may_serve(self, uid: int) -> bool:
+        """Whether a process of this uid may stand behind an instance's socket: not us and not the portal.
+
+        Where all runs as one plain user there is nothing to tell apart.
+        """
+        ours, portal = os.geteuid(), self.link.portal_uid
+        return (portal == ours and ours != 0) or uid not in (ours, portal)
+
+    # ---- requests ----
+    def handle(self, client: Client, request: Request) -> None:
+        """Decide what becomes of a request; raises Refused."""
+        site, slug = self._sites.find(request.host)
+        if site is Site.INSTANCE:
+            self._to_instance(client, request, slug)
+        elif site is Site.PORTAL:
+            self._to_portal(client, request)
+        elif request.method in (b"GET", b"HEAD") and not request.websocket and request.target != b"*":
+            client.answer(pages.redirect(self.config.portal_url + request.target.decode(), status=302))
+        else:
+            raise Refused(421, f"this is not the portal's address, which is {self.config.portal_url}")
+
+    def _to_portal(self, client: Client, request: Request) -> None:
+        if request.websocket:
+            check_source(request, self._portal_origin)
+        if b"cookie" in request.fields:
+            headers.cookies(request.fields[b"cookie"])  # refuses one of ours sent twice
+        address = headers.client_address(client.address, request, self.config.trusted_proxies)
+        request_id = self._id_start + f"{next(self._ids):012x}"
+        ours = (
+            f"X-Forwarded-For: {address}\r\nX-Forwarded-Proto: {self.config.scheme}\r\nX-Request-Id: {request_id}\r\n"
+        ).encode()
+        self._forward(client, request, headers.request_to_portal(request), self._web, ours, None, request_id)
+
+    def _to_instance(self, client: Client, request: Request, slug: str) -> None:
+        if request.target.startswith(PREFIX):
+            self._own_path(client, request, slug)
+            return
+        try:
+            grant = self._access.authorise(request, slug)
+        except NotSignedIn:
+            client.answer(self._sign_in(request, slug))
+        except Ask as ask:
+            client.later(self.spawn(self._ask(client, request, slug, ask.claim)))
+        except NotServed as missing:
+            client.answer(self._not_served(missing.route, request))
+        except Refused:
+            if request.method == b"GET" and not {b"origin", b"sec-fetch-site"} & request.fields.keys():
+                client.answer(pages.unsupported(self.config.portal_url))
+                return
+            raise
+        else:
+            self._serve(client, request, grant)
+
+    def _serve(self, client: Client, request: Request, grant: Grant) -> None:
+        if self.registry.bind(client, grant.session) > self.config.limits.per_session:
+            raise Refused(429, "too many connections of this session")
+        fields = headers.request_to_instance(request, grant.cookie, self._access.origin(request))
+        self._forward(client, request, fields, grant.service.target, grant.service.target.ours, grant)
+
+    def _forward(
+        self,
+        client: Client,
+        request: Request,
+        fields: list[tuple[bytes, bytes]],
+        target: Target,
+        ours: bytes,
+        grant: Grant | None,
+        request_id: str = "",
+    ) -> None:
+        line = b"%b %b HTTP/1.1" % (request.method, request.target)
+        head = build(line, fields, headers.framing(request) + ours)
+        client.begin(Exchange(self, client, request, target, head, grant, request_id))
+
+    def _sign_in(self, request: Request, slug: str) -> pages.Answer:
+        """A navigation goes through the portal; nothing else is ever redirected."""
+        if request.navigation:
+            return self._entry.begin(request, slug)
+        return pages.text(401, "sign in by opening this address in a browser")
+
+    def _not_served(self, route: Route | None, request: Request) -> pages.Answer:
+        state, instance = (route.state.value, route.instance) if route else ("", "")
+        return pages.not_running(state, self.config.portal_url, instance, request)
+
+    async def _ask(self, client: Client, request: Request, slug: str, claim: Claim) -> None:
+        """Have the portal say whether a session that we do not know lives, then decide again."""
+        try:
+            await self.sessions.renew(claim.sid)
+            client.decided()
+            try:
+                grant = self._access.authorise(request, slug)
+            except (NotSignedIn, Ask):
+                client.answer(self._sign_in(request, slug))
+            except NotServed as missing:
+                client.answer(self._not_served(missing.route, request))
+            else:
+                grant.renew = True
+                self._serve(client, request, grant)
+        except Refused as refused:
+            client.refuse(refused)
+
+    def _own_path(self, client: Client, request: Request, slug: str) -> None:
+        if request.target.partition(b"?")[0] != PREFIX + b"enter" or not request.navigation:
+            raise Refused(404, "there is nothing here")
+        client.later(self.spawn(self._enter(client, request, slug)))
+
+    async def _enter(self, client: Client, request: Request, slug: str) -> None:
+        try:
+            answer = await self._entry.finish(request, slug)
+        except Refused as refused:
+            client.decided()
+            client.refuse(refused)
+        else:
+            client.decided()
+            client.answer(answer)
+
+    def failure(self, exchange: Exchange, status: int) -> pages.Answer:
+        """What a client is told when its request could not be answered."""
+        request, grant = exchange.request, exchange.grant
+        if status == 408:
+            return pages.text(408, "the request did not come in time")
+        if status == 400:
+            return pages.text(400, "malformed request body")
+        if grant is None:
+            return pages.portal_away()
+        return pages.not_answering(self.config.portal_url, grant.route.instance, request)
+
+    def on_instance_origin(self, start: bytes | bytearray) -> bool:
+        """Whether an unreadable request was meant for an instance: its Host field, as far as it can be seen."""
+        match = re.search(rb"\r\nhost:[ \t]*([!-~]{1,255})", bytes(start[:65_536]), re.IGNORECASE)
+        try:
+            return match is not None and self._sites.find(match.group(1))[0] is Site.INSTANCE
+        except Refused:
+            return False
+
+    # ---- what the portal says ----
+    def apply(self, message: dict[str, Any]) -> None:
+        """One line of the stream."""
+        kind = message.get("type")
+        if kind == "heartbeat":
+            self.clock.set(message["now"])
+        elif kind == "route":
+            change = self.routes.apply(message)
+            if change is not None:
+                self._route_changed(*change)
+        elif kind == "session":
+            self.sessions.add(message)
+        elif kind == "withdraw":
+            self.sessions.withdraw(message["sid"])
+        elif kind == "keys":
+            self.sessions.keys.set(message)
+
+    def replace(self, snapshot: dict[str, Any], since: float) -> None:
+        """A snapshot, asked for at `since` (monotonic)."""
+        self.clock.set(snapshot["now"])
+        self.sessions.keys.set(snapshot["keys"])
+        for old, new in self.routes.replace(snapshot["routes"]):
+            self._route_changed(old, new)
+        self.sessions.replace(snapshot["sessions"], since)
+
+    def _route_changed(self, old: Route | None, new: Route | None) -> None:
+        """Close what hangs on a route that is no more, or that leads elsewhere now."""
+        if old is None or not old.served:
+            return
+        same = new is not None and new.served and new.epoch == old.epoch
+        if same and new is not None and _addresses(new) == _addresses(old):
+            return
+        self.pool.drop(old.instance)
+        for client in self.registry.of_instance(old.instance):
+            client.abort()
+
+    def _close_session(self, sid: str) -> None:
+        for client in self.registry.of_session(sid):
+            client.abort()
+
+    # ---- log ----
+    def log_exchange(self, client: Client, exchange: Exchange, status: int) -> None:
+        request = exchange.request
+        session = ""
+        if exchange.grant is not None:
+            grant = exchange.grant
+            session = short_hash(grant.session.sid)
+            if status != 101:  # a tunnel's bytes were counted as they passed
+                self.usage.add(grant.session.instance, exchange.received, exchange.sent, 1)
+        self.log.request(
+            client.address,
+            request.host,
+            request.method,
+            request.target,
+            status,
+            exchange.received,
+            exchange.sent,
+            (time.monotonic() - exchange.began) * 1000,
+            exchange.request_id,
+            session,
+        )
+
+    def log_own(self, client: Client, status: int, sent: int) -> None:
+        request = client.request
+        host, method, target = (request.host, request.method, request.target) if request else (b"", b"-", b"")
+        self.log.request(client.address, host, method, target, status, 0, sent, 0.0, "", "")
+
+
+_NO_IPV6 = frozenset({97, 99})  # EAFNOSUPPORT, EADDRNOTAVAIL
+
+
+def short_hash(sid: str) -> str:
+    return hashlib.blake2s(sid.encode(), digest_size=6).hexdigest()
+
+
+def _addresses(route: Route) -> dict[str, Any]:
+    return {name: service.target.endpoint for name, service in route.services.items()}
+
+
+def _raise_file_limit(log: Log) -> None:
+    """Use all the descriptors that we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < _FEW_FILES:
+        log.event("warning", "few file descriptors: raise the limit of open files", limit=hard)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel notice clients that vanished."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)

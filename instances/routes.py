@@ -1,0 +1,77 @@
+"""What the gateway may reach: starting instances are probed, active and unavailable ones served, others neither."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from auth.roles import ON_INSTANCE, InstanceRole
+from instances.lifecycle import PROBED, SERVED, State, Target
+from instances.models import Instance
+
+#: providers whose machines live on this very host, so that a loopback address is theirs
+_ON_THIS_HOST = frozenset({"memory", "local"})
+
+
+def roles_that_open(service: str) -> frozenset[InstanceRole]:
+    """Return the roles on an instance that may open one of its services; unknown services open to nobody."""
+    return ON_INSTANCE.get(f"open-{service}", frozenset())
+
+
+def row_of(instance: Instance) -> dict[str, Any]:
+    """Return an instance's line of the route table; one that is not served has no services."""
+    return {
+        "slug": instance.slug,
+        "instance": str(instance.uid),
+        "state": str(instance.state),
+        "version": instance.version,
+        "secret_epoch": instance.secret_epoch,
+        "services": _services(instance) if _reachable(instance) else [],
+    }
+
+
+def route_of(instance: Instance) -> dict[str, Any] | None:
+    """Return what the gateway may reach of an instance, or None."""
+    return row_of(instance) if _reachable(instance) else None
+
+
+def _reachable(instance: Instance) -> bool:
+    return State(instance.state) in PROBED | SERVED and instance.target == Target.ACTIVE
+
+
+def _services(instance: Instance) -> list[dict[str, Any]]:
+    endpoints = {endpoint["service"]: endpoint for endpoint in instance.endpoints}
+    rows = []
+    for service in instance.plan.image.services:
+        endpoint = endpoints.get(service["name"])
+        if endpoint is None or not _allowed(endpoint, instance.provider.kind):
+            continue
+        where = (
+            {"path": endpoint["path"]}
+            if endpoint["kind"] == "unix"
+            else {"host": endpoint["host"], "port": endpoint["port"]}
+        )
+        rows.append(
+            {
+                "name": service["name"],
+                "kind": endpoint["kind"],
+                "probe": service.get("probe", "/"),
+                "required": service.get("required", True),
+                "roles": sorted(roles_that_open(service["name"])),
+                **where,
+            }
+        )
+    return rows
+
+
+def _allowed(endpoint: dict[str, Any], provider_kind: str) -> bool:
+    """Refuse addresses that no cloud machine has: names, this host, link-local (metadata), multicast."""
+    if endpoint["kind"] == "unix":
+        return provider_kind in _ON_THIS_HOST
+    try:
+        address = ipaddress.ip_address(endpoint["host"])
+    except ValueError:
+        return False
+    if address.is_loopback:
+        return provider_kind in _ON_THIS_HOST
+    return not (address.is_link_local or address.is_multicast or address.is_unspecified or address.is_reserved)
