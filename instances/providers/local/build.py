@@ -77,8 +77,8 @@ def _make(built: Path, source: Path, interpreter: Path, uv: str) -> None:
     try:
         # relocatable: it is renamed when it is whole, and lies elsewhere inside the sandbox
         _run(uv, "venv", "--quiet", "--relocatable", "--python", interpreter, environment)
-        install = ["pip", "install", "--quiet", "--python", python, "--compile-bytecode"]
-        _run(uv, *install, "--require-hashes", "--no-deps", "--requirements", requirements)
+        install = ("pip", "install", "--quiet", "--compile-bytecode", "--require-hashes", "--no-deps")
+        _run(uv, *install, "--python", python, "--requirements", requirements)
         shutil.copytree(source / "files", environment, dirs_exist_ok=True)
         shutil.copy(source / "start", environment / "bin" / "start-session")
         _open_to_all(environment)
