@@ -87,6 +87,8 @@ def _step(instance: Instance, lease: uuid.UUID, given: Observation | None) -> Wa
     if seen.phase is Phase.MISSING and not _confirmed(instance):
         # after our own delete the second look may follow at once; else something may be on its way
         return None if instance.last_call == Call.DELETE else Wait(timedelta(seconds=1))
+    if seen.phase is Phase.MISSING and _never_made(instance):
+        return Wait(None)
     if not _learn(instance, lease, seen):
         return None
     step = decide_on(instance, seen.phase, clock.now())
@@ -137,6 +139,11 @@ def _confirmed(instance: Instance) -> bool:
     instance.missing_seen += 1
     Instance.objects.filter(pk=instance.pk).update(missing_seen=instance.missing_seen)
     return not instance.ref or instance.missing_seen >= 2
+
+
+def _never_made(instance: Instance) -> bool:
+    """Stopped before there was a machine: none is missing."""
+    return instance.state == State.STOPPED and instance.target == Target.STOPPED and not instance.ref
 
 
 def _learn(instance: Instance, lease: uuid.UUID, seen: Observation) -> bool:

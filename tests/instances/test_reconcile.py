@@ -1,11 +1,557 @@
+"""Instances against a real database and clouds that fail, lose answers and lose machines."""
+
 from __future__ import annotations
 
-from tests.instances.conftest import bring_up, history, settle
+import threading
+from datetime import timedelta
+
+import pytest
+from django.db import connections
+
+from instances import clouds, leases, reconcile, services, sweep, transitions
+from instances.lifecycle import Phase
+from instances.models import Instance, Leftover
+from instances.providers.base import MountMissing, NoCapacity, ProviderUnavailable, Rejected
+from instances.providers.memory import MemoryProvider
+from portal.lib import clock
+from tests.factories.instances import FlavourFactory, PlanFactory
+from tests.instances.conftest import bring_up, history, settle, use_cloud
+from tests.providers import faulty
 
 
+def options(provider):
+    return clouds.options_of(provider)
+
+
+def machine_of(cloud, instance):
+    instance.refresh_from_db()
+    return cloud.machines[instance.ref]
+
+
+def expire(instance, **fields):
+    """Put a time of the row into the past."""
+    Instance.objects.filter(pk=instance.pk).update(
+        **dict.fromkeys(fields or ["deadline_at"], clock.now() - timedelta(1))
+    )
+
+
+# ---- the straight way ----
 def test_a_request_becomes_active_when_the_gateway_hears_it(instance, cloud):
     settle(instance)
     assert instance.state == "starting"
     bring_up(instance)
     assert instance.state == "active"
     assert history(instance) == ["requested", "building", "starting", "active"]
+    assert instance.deadline_at is None
+
+
+def test_running_alone_is_not_ready(instance, cloud):
+    settle(instance, 20)
+    assert instance.state == "starting"
+
+
+def test_stop_keeps_the_machine_and_start_brings_it_back(active, alice, cloud):
+    services.stop(active, by=alice)
+    settle(active)
+    assert active.state == "stopped"
+    assert machine_of(cloud, active).phase is Phase.STOPPED
+    services.start(active, by=alice)
+    settle(active)
+    assert active.state == "starting", "what was ready before the start does not count"
+    bring_up(active)
+    assert active.state == "active"
+    assert [name for verb, name in cloud.calls if verb == "create"] == [active.machine_name]
+
+
+def test_delete_removes_the_machine_and_not_the_home(active, alice, cloud):
+    services.delete(active, by=alice)
+    settle(active)
+    assert active.state == "deleted"
+    assert active.deleted_at is not None
+    assert cloud.machines == {}
+    assert list(cloud.homes) == [active.home.key]
+
+
+def test_a_reboot_happens_once(active, alice, cloud):
+    services.reboot(active, by=alice)
+    services.reboot(active, by=alice)
+    settle(active)
+    assert active.state == "starting"
+    bring_up(active)
+    assert active.state == "active"
+    assert [verb for verb, _ in cloud.calls].count("reboot") == 1
+
+
+def test_the_route_is_withdrawn_before_the_call(active, alice, cloud, monkeypatch):
+    seen = []
+    stop = cloud.stop
+    monkeypatch.setattr(cloud, "stop", lambda ref: seen.append(Instance.objects.get(pk=active.pk).state) or stop(ref))
+    services.stop(active, by=alice)
+    settle(active)
+    assert seen == ["stopping"]
+
+
+def test_no_provider_is_called_inside_a_transaction(request_one, provider, transactional_db):
+    from django.db import connection
+
+    class Watchful(MemoryProvider):
+        inside = False
+
+        def look(self, ref):
+            self.inside = self.inside or connection.in_atomic_block
+            return super().look(ref)
+
+        def create(self, spec):
+            self.inside = self.inside or connection.in_atomic_block
+            return super().create(spec)
+
+    cloud = use_cloud(provider, Watchful(options(provider)))
+    settle(request_one())
+    assert cloud.machines
+    assert not cloud.inside
+
+
+# ---- what the provider raises ----
+def test_a_lost_answer_to_create_makes_one_machine(request_one, provider):
+    cloud = use_cloud(provider, faulty.LosesAnswer(options(provider)))
+    instance = bring_up(request_one())
+    assert instance.state == "active"
+    assert len(cloud.machines) == 1
+
+
+def test_an_outage_changes_nothing_and_is_said(request_one, provider):
+    use_cloud(provider, faulty.FailsAt(options(provider), "look", ProviderUnavailable("503"), times=1))
+    instance = request_one()
+    reconcile.run(instance.pk)
+    instance.refresh_from_db()
+    assert (instance.state, instance.reason) == ("requested", "provider-unavailable")
+    assert "no answer" in instance.detail
+    assert instance.due_at is not None
+    settle(instance)
+    assert (instance.state, instance.reason) == ("starting", "")
+
+
+def test_an_outage_does_not_eat_up_the_deadline(request_one, provider):
+    use_cloud(provider, faulty.FailsAt(options(provider), "look", ProviderUnavailable("503"), times=1))
+    instance = request_one()
+    expire(instance)
+    settle(instance)
+    assert instance.state == "starting"
+
+
+def test_nonsense_is_no_answer(active, provider, alice):
+    use_cloud(provider, faulty.Nonsense(options(provider)))
+    services.delete(active, by=alice)
+    settle(active)
+    assert active.state != "deleted"
+    assert active.reason == "provider-unavailable"
+
+
+def test_no_capacity_is_tried_again_and_told(request_one, provider):
+    use_cloud(provider, faulty.FailsAt(options(provider), "create", NoCapacity("full"), times=1))
+    instance = request_one()
+    reconcile.run(instance.pk)
+    instance.refresh_from_db()
+    assert (instance.state, instance.reason) == ("building", "no-capacity")
+    assert "no room" in instance.detail
+    settle(instance)
+    assert instance.state == "starting"
+
+
+def test_no_room_until_the_deadline_is_the_reason_of_the_error(request_one, provider):
+    use_cloud(provider, faulty.FailsAt(options(provider), "create", NoCapacity("full"), times=99))
+    instance = request_one()
+    reconcile.run(instance.pk)
+    expire(instance)
+    settle(instance)
+    assert (instance.state, instance.reason) == ("error", "no-capacity")
+
+
+def test_a_refused_create_is_an_error_with_its_reason(request_one, provider):
+    use_cloud(provider, faulty.FailsAt(options(provider), "create", Rejected("bad flavour id 7"), times=1))
+    instance = settle(request_one())
+    assert (instance.state, instance.reason) == ("error", "rejected")
+    assert "7" not in instance.detail, "the text is for operators"
+
+
+def test_a_missing_image_is_an_error_that_says_so(request_one, cloud):
+    cloud.known_images.clear()
+    instance = settle(request_one())
+    assert (instance.state, instance.reason) == ("error", "image-missing")
+    assert "another plan" in instance.detail
+
+
+def test_a_data_folder_that_is_not_there_is_a_reason_that_names_it(request_one, provider):
+    use_cloud(provider, faulty.FailsAt(options(provider), "create", MountMissing("/gpfs/p700000/r0001"), times=1))
+    instance = settle(request_one())
+    assert (instance.state, instance.reason) == ("error", "mount-missing")
+    assert "/gpfs/p700000/r0001" in instance.detail
+
+
+def test_a_refused_delete_is_tried_for_ever(active, provider, alice, cloud):
+    broken = faulty.FailsAt(options(provider), "delete", Rejected("locked"), times=3)
+    broken.machines = cloud.machines
+    use_cloud(provider, broken)
+    services.delete(active, by=alice)
+    reconcile.run(active.pk)
+    active.refresh_from_db()
+    assert (active.state, active.reason) == ("deleting", "rejected")
+    settle(active)
+    assert active.state == "deleted"
+    assert broken.machines == {}
+
+
+# ---- deadlines and failures ----
+def test_a_machine_that_never_comes_is_an_error_at_its_deadline(request_one, provider):
+    cloud = use_cloud(provider, faulty.Never(options(provider)))
+    instance = settle(request_one())
+    assert instance.state == "building"
+    machine_of(cloud, instance).log.append("waiting for the network")
+    expire(instance)
+    settle(instance)
+    assert (instance.state, instance.reason) == ("error", "deadline")
+    assert "waiting for the network" in instance.log
+
+
+def test_a_service_that_never_answers_is_an_error_with_the_logs_last_lines(instance, cloud, alice):
+    settle(instance)
+    machine_of(cloud, instance).log.extend(f"line {n}" for n in range(100))
+    expire(instance)
+    settle(instance)
+    assert (instance.state, instance.reason) == ("error", "deadline")
+    assert instance.log.splitlines()[-1] == "line 99"
+    assert "line 1\n" not in instance.log
+    services.retry(instance, by=alice)
+    assert instance.transitions.last().event == "retry"
+    bring_up(instance)
+    assert (instance.state, instance.reason, instance.log) == ("active", "", "")
+
+
+def test_an_active_instance_has_no_deadline(active):
+    expire(active)
+    settle(active)
+    assert active.state == "active"
+
+
+def test_a_machine_that_ends_at_once_is_an_error_with_its_last_words(request_one, provider):
+    use_cloud(provider, faulty.EndsAtOnce(options(provider)))
+    instance = settle(request_one())
+    assert (instance.state, instance.reason) == ("error", "ended-at-once")
+    assert "no module named jupyterlab" in instance.log
+
+
+def test_a_host_that_fails_costs_one_more_attempt_and_no_click(request_one, provider):
+    cloud = use_cloud(provider, faulty.BadHost(options(provider)))
+    instance = bring_up(request_one())
+    assert (instance.state, instance.attempt) == ("active", 2)
+    assert Leftover.objects.get().ref != instance.ref
+    sweep.clear_leftovers()
+    assert [machine.spec.attempt for machine in cloud.machines.values()] == [2]
+    assert instance.home.key in cloud.homes
+
+
+def test_the_second_failure_of_hosts_is_an_error(request_one, provider):
+    class BadHosts(MemoryProvider):
+        def create(self, spec):
+            ref = super().create(spec)
+            self.happen(ref, Phase.FAILED, reason="host-failed")
+            return ref
+
+    use_cloud(provider, BadHosts(options(provider)))
+    instance = settle(request_one())
+    assert (instance.state, instance.reason, instance.attempt) == ("error", "host-failed", 2)
+
+
+def test_a_retry_of_a_failed_machine_makes_a_new_one(active, cloud, alice):
+    old = active.ref
+    cloud.happen(old, Phase.FAILED, reason="disk-broken")
+    sweep.sweep(active.provider)
+    active.refresh_from_db()
+    assert (active.state, active.reason, active.attempt) == ("error", "disk-broken", 1)
+    services.retry(active, by=alice)
+    bring_up(active)
+    assert (active.state, active.attempt) == ("active", 2)
+    assert Leftover.objects.get().ref == old
+    sweep.clear_leftovers()
+    Leftover.objects.update(due_at=clock.now())
+    sweep.clear_leftovers()
+    assert list(cloud.machines) == [active.ref]
+    assert not Leftover.objects.exists()
+
+
+# ---- machines that change by themselves ----
+def test_a_machine_that_vanished_is_an_error_not_a_new_machine(active, cloud):
+    cloud.lose(active.ref)
+    settle(active, 1)
+    assert active.state == "active", "one look is not enough"
+    settle(active, 1)
+    assert (active.state, active.reason) == ("error", "vanished")
+    assert cloud.machines == {}
+
+
+def test_a_retry_of_a_vanished_one_makes_a_new_machine(active, cloud, alice):
+    cloud.lose(active.ref)
+    settle(active)
+    services.retry(active, by=alice)
+    bring_up(active)
+    assert active.state == "active"
+
+
+def test_absence_from_the_list_proves_nothing(active, cloud, monkeypatch):
+    monkeypatch.setattr(cloud, "observe", list)
+    for _ in range(4):
+        sweep.sweep(active.provider)
+    active.refresh_from_db()
+    assert active.state == "active"
+
+
+def test_a_shutdown_from_inside_is_stopped_and_stays_so(active, cloud):
+    cloud.happen(active.ref, Phase.STOPPED)
+    sweep.sweep(active.provider)
+    settle(active)
+    assert (active.state, active.target, active.reason) == ("stopped", "stopped", "shut-down")
+
+
+def test_out_of_memory_names_the_limit_and_the_next_larger_plan(active, cloud, plan):
+    large = FlavourFactory(provider=plan.image.provider, memory=2 * 2**30)
+    PlanFactory(image=plan.image, flavour=large, name="JupyterLab medium")
+    cloud.happen(active.ref, Phase.STOPPED, reason="out-of-memory")
+    sweep.sweep(active.provider)
+    active.refresh_from_db()
+    assert (active.state, active.reason) == ("stopped", "out-of-memory")
+    assert "1 GiB" in active.detail
+    assert "JupyterLab medium" in active.detail
+
+
+def test_a_kernel_killed_for_memory_shows_while_the_machine_runs_on(active, cloud):
+    cloud.happen(active.ref, Phase.RUNNING, reason="out-of-memory")
+    sweep.sweep(active.provider)
+    active.refresh_from_db()
+    assert (active.state, active.reason) == ("active", "out-of-memory")
+    assert "1 GiB" in active.detail
+
+
+def test_held_by_an_administrator_is_unavailable_until_it_is_given_back(active, cloud):
+    cloud.happen(active.ref, Phase.HELD)
+    sweep.sweep(active.provider)
+    active.refresh_from_db()
+    assert (active.state, active.reason) == ("unavailable", "held")
+    cloud.happen(active.ref, Phase.RUNNING)
+    sweep.sweep(active.provider)
+    active.refresh_from_db()
+    assert (active.state, active.reason) == ("active", "")
+
+
+def test_a_machine_started_by_somebody_else_is_stopped_again(active, cloud, alice):
+    services.stop(active, by=alice)
+    settle(active)
+    cloud.happen(active.ref, Phase.RUNNING)
+    sweep.sweep(active.provider)
+    active.refresh_from_db()
+    assert active.state == "stopped"
+    assert machine_of(cloud, active).phase is Phase.STOPPED
+
+
+def test_stop_before_anything_was_built_and_start_after_it(instance, cloud, alice):
+    services.stop(instance, by=alice)
+    settle(instance)
+    assert instance.state == "stopped"
+    assert cloud.machines == {}
+    services.start(instance, by=alice)
+    bring_up(instance)
+    assert instance.state == "active"
+
+
+# ---- sweep ----
+def test_a_sweep_asks_once_for_all(request_one, cloud, provider, alice):
+    from instances.models import Quota
+
+    Quota.objects.all().delete()
+    for instance in [request_one() for _ in range(5)]:
+        bring_up(instance)
+    cloud.calls.clear()
+    sweep.sweep(provider)
+    assert [verb for verb, _ in cloud.calls] == ["observe"]
+
+
+def test_two_failed_lists_make_active_unavailable_and_an_answer_brings_it_back(active, provider, cloud):
+    broken = faulty.FailsAt(options(provider), "observe", ProviderUnavailable("503"), times=2)
+    broken.machines = cloud.machines
+    use_cloud(provider, broken)
+    sweep.sweep(provider)
+    active.refresh_from_db()
+    assert active.state == "active"
+    provider.refresh_from_db()
+    sweep.sweep(provider)
+    active.refresh_from_db()
+    assert (active.state, active.reason) == ("unavailable", "provider-unavailable")
+    sweep.sweep(provider)
+    active.refresh_from_db()
+    assert active.state == "active"
+
+
+def test_an_observation_older_than_the_last_call_does_not_count(active, cloud, alice):
+    from dataclasses import replace
+
+    old = replace(cloud.look(active.ref), at=clock.now(), phase=Phase.STOPPED)
+    services.stop(active, by=alice)
+    settle(active)
+    services.start(active, by=alice)
+    bring_up(active)
+    reconcile.run(active.pk, old)
+    active.refresh_from_db()
+    assert (active.state, active.target) == ("active", "active")
+
+
+def test_a_machine_of_a_deleted_row_is_set_aside_and_deleted_after_its_grace(active, alice, cloud, provider):
+    spec = machine_of(cloud, active).spec
+    services.delete(active, by=alice)
+    settle(active)
+    ref = cloud.create(spec)  # an answer that came far too late
+    sweep.sweep(provider)
+    sweep.clear_leftovers()
+    assert ref in cloud.machines, "within its grace period it is left alone"
+    Leftover.objects.update(due_at=clock.now())
+    sweep.clear_leftovers()
+    assert cloud.machines == {}
+    assert active.home.key in cloud.homes
+
+
+def test_a_machine_that_no_row_knows_is_never_touched(active, cloud, provider):
+    from dataclasses import replace
+
+    spec = replace(machine_of(cloud, active).spec, name="bp-else", instance="0b8f6f4e-2222-4444-8888-000000000000")
+    ref = cloud.create(spec)
+    sweep.sweep(provider)
+    assert not Leftover.objects.exists()
+    assert ref in cloud.machines
+
+
+def test_a_leftover_that_is_in_use_is_not_deleted(active, cloud):
+    Leftover.objects.create(provider=active.provider, ref=active.ref, instance=active)
+    sweep.clear_leftovers()
+    assert active.ref in cloud.machines
+    assert not Leftover.objects.exists()
+
+
+# ---- leases and workers ----
+def test_a_leased_instance_is_left_alone(instance, cloud):
+    assert leases.take(instance.pk) is not None
+    reconcile.run(instance.pk)
+    assert cloud.calls == []
+
+
+def test_a_killed_workers_lease_runs_out_and_the_instance_is_due_again(instance, cloud):
+    leases.take(instance.pk)
+    instance.refresh_from_db()
+    assert instance.due_at >= instance.leased_until
+    Instance.objects.filter(pk=instance.pk).update(leased_until=clock.now() - timedelta(seconds=1))
+    settle(instance)
+    assert instance.state == "starting"
+
+
+def test_a_lease_is_renewed_while_its_holder_lives(instance):
+    held = leases.take(instance.pk)
+    leases.renew()
+    instance.refresh_from_db()
+    assert instance.leased_until > held.leased_until
+    leases.release(instance.pk, held.lease_token, held.due_at, None)
+
+
+def test_a_verb_during_a_run_is_served_by_that_run(request_one, provider, alice, transactional_db):
+    cloud = use_cloud(provider, faulty.Gated(options(provider)))
+    instance = request_one()
+
+    def work():
+        try:
+            reconcile.run(instance.pk)
+        finally:
+            connections.close_all()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert cloud.reached.wait(20)
+    services.delete(instance, by=alice)
+    cloud.gate.set()
+    worker.join(20)
+    instance.refresh_from_db()
+    assert instance.state == "deleted"
+    assert cloud.machines == {}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_workers_at_once_make_one_machine(request_one, cloud):
+    instance = request_one()
+    barrier = threading.Barrier(12)
+
+    def work():
+        try:
+            barrier.wait(20)
+            for _ in range(5):
+                reconcile.run(instance.pk)
+        finally:
+            connections.close_all()
+
+    workers = [threading.Thread(target=work) for _ in range(12)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(40)
+    instance.refresh_from_db()
+    assert instance.state == "starting"
+    assert [verb for verb, _ in cloud.calls].count("create") == 1
+    assert history(instance) == ["requested", "building", "starting"]
+
+
+# ---- the gateway's word ----
+def test_ready_with_another_routes_version_does_not_count(instance, cloud):
+    settle(instance)
+    assert transitions.mark_ready(instance.uid, version=instance.version - 1) is transitions.Marked.BUSY
+    assert transitions.mark_ready(instance.uid, version=instance.version) is transitions.Marked.DONE
+
+
+def test_ready_while_a_worker_holds_the_lease_asks_to_come_again(instance, cloud):
+    settle(instance)
+    held = leases.take(instance.pk)
+    assert transitions.mark_ready(instance.uid) is transitions.Marked.BUSY
+    leases.release(instance.pk, held.lease_token, held.due_at, None)
+    assert transitions.mark_ready(instance.uid) is transitions.Marked.DONE
+
+
+def test_ready_of_a_stopped_instance_is_of_no_interest(active, alice):
+    services.stop(active, by=alice)
+    settle(active)
+    assert transitions.mark_ready(active.uid) is transitions.Marked.GONE
+
+
+def test_ready_after_stop_was_asked_does_not_make_it_active(instance, cloud, alice):
+    settle(instance)
+    services.stop(instance, by=alice)
+    transitions.mark_ready(instance.uid)
+    settle(instance)
+    assert instance.state == "stopped"
+    assert "active" not in history(instance)
+
+
+def test_three_silent_reports_make_it_unavailable_and_one_answer_brings_it_back(active, cloud):
+    for _ in range(2):
+        transitions.mark_answers(active.uid, {"jupyter": False})
+    active.refresh_from_db()
+    assert active.state == "active"
+    transitions.mark_answers(active.uid, {"jupyter": False})
+    active.refresh_from_db()
+    assert (active.state, active.reason) == ("unavailable", "not-answering")
+    sweep.sweep(active.provider)
+    active.refresh_from_db()
+    assert active.state == "unavailable"
+    transitions.mark_answers(active.uid, {"jupyter": True})
+    settle(active, 1)
+    assert (active.state, active.reason) == ("active", "")
+
+
+def test_an_answer_in_between_starts_the_count_again(active):
+    for answers in (False, False, True, False, False):
+        transitions.mark_answers(active.uid, {"jupyter": answers})
+    active.refresh_from_db()
+    assert active.state == "active"
+    assert active.services_up == {"jupyter": False}
