@@ -193,10 +193,7 @@ class Exchange:
 
     def _own_lines(self, response: Response, bare: bool) -> bytes:
         """Framing and connection of the response to the client, and a fresh session cookie when due."""
-        if response.bodyless:
-            counted = response.status != 204
-        else:
-            counted = not response.chunked
+        counted = response.status != 204 if response.bodyless else not response.chunked
         lines = b""
         if response.length is not None and counted:
             lines = b"Content-Length: %d\r\n" % response.length
