@@ -88,9 +88,7 @@ PARAMETERS = [
 KNOWN = frozenset({parameter.name for parameter in PARAMETERS} | {"cursor", "limit", "format"})
 
 
-@extend_schema_view(
-    get=extend_schema(operation_id="experiments_list", parameters=PARAMETERS, auth=[{}, {"bearer": []}])
-)
+@extend_schema_view(get=extend_schema(operation_id="experiments_list", parameters=PARAMETERS))
 class ExperimentList(generics.ListAPIView[Experiment]):
     """List experiments, newest record first, in pages (`next`, `previous`)."""
 
@@ -113,7 +111,7 @@ class ExperimentList(generics.ListAPIView[Experiment]):
         return Filters.read(named).apply(experiments, user)
 
 
-@extend_schema_view(get=extend_schema(operation_id="experiments_retrieve", auth=[{}, {"bearer": []}]))
+@extend_schema_view(get=extend_schema(operation_id="experiments_retrieve"))
 class ExperimentDetail(generics.RetrieveAPIView[Experiment]):
     """One experiment; what you may not see answers like what does not exist."""
 

@@ -79,7 +79,8 @@ def _look_up(user: User | Any, named: list[str]) -> _Known:
         return _Known({}, {})
     visible = Proposal.objects.visible_to(user).filter(pid_norm__in=wanted).select_related("facility")
     runs = Experiment.objects.visible_to(user).filter(pid_norm__in=wanted).values_list("pid_norm", "pk")
-    return _Known({proposal.pid_norm: proposal for proposal in visible}, dict(runs))
+    by_pid = {proposal.pid_norm: proposal for proposal in visible if proposal.pid_norm}
+    return _Known(by_pid, {pid: pk for pid, pk in runs if pid})
 
 
 def _resolve(text: str, known: _Known) -> tuple[list[str], list[str]]:
