@@ -256,6 +256,10 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
 }
 
+# ---- experiments ----
+#: the Python that European XFEL runs are opened with once, at import: the analysis image's
+EXTRA_DATA_PYTHON = env.text("EXTRA_DATA_PYTHON", str(STATE_DIR / "images" / "jupyter" / "bin" / "python"))
+
 # ---- instances ----
 PROVIDER_KINDS = {
     "memory": "instances.providers.memory.MemoryProvider",
