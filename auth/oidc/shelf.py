@@ -29,7 +29,7 @@ def document(kind: str, url: str, load: Callable[[], dict[str, Any]], *, renew: 
 
     `renew` asks for a new one before its time; a provider is asked again at most once in 30 s whatever arrives.
     """
-    key = f"oidc:{kind}:{digest(url)}"
+    key = key_of(kind, url)
     age, kept = _recall(key)
     if kept is not None and ((age < FRESH and not renew) or not _may_ask(key)):
         return kept
@@ -46,10 +46,8 @@ def document(kind: str, url: str, load: Callable[[], dict[str, Any]], *, renew: 
     return fresh
 
 
-def forget() -> None:
-    """Drop everything (tests)."""
-    _here.clear()
-    cache.clear()
+def key_of(kind: str, url: str) -> str:
+    return f"oidc:{kind}:{digest(url)}"
 
 
 def _recall(key: str) -> tuple[float, dict[str, Any] | None]:

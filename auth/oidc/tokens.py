@@ -65,7 +65,8 @@ def _header(provider: Provider, token: str) -> dict[str, Any]:
         header = parse_object(base64.urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4)))
     except ValueError:
         raise SignInRefused("bad-token") from None
-    if header.get("alg") not in provider.algorithms:
+    alg = header.get("alg")
+    if not isinstance(alg, str) or alg not in provider.algorithms:
         raise SignInRefused("algorithm-not-allowed")
     if "crit" in header:
         raise SignInRefused("critical-header")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.test import Client
 
 from auth.oidc import shelf
@@ -21,9 +22,18 @@ def op(settings: Any) -> Iterator[HostileOP]:
         settings.OIDC_CLIENT_ID = op.client_id
         settings.OIDC_CLIENT_SECRET = op.client_secret
         settings.OIDC_PERSON_FACILITY = ""
-        shelf.forget()
+        forget(op)
         yield op
-        shelf.forget()
+        forget(op)
+
+
+def forget(op: HostileOP) -> None:
+    """Drop what is kept of this provider (ports come back); other tests' entries stay."""
+    for kind, path in (("discovery", "/.well-known/openid-configuration"), ("jwks", "/jwks")):
+        key = shelf.key_of(kind, op.issuer + path)
+        shelf._here.pop(key, None)
+        shelf._here.pop(f"{key}:asked", None)
+        cache.delete_many([key, f"{key}:asked"])
 
 
 class Browser(Client):
