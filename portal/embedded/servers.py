@@ -13,9 +13,11 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+from portal.embedded import named
 from portal.embedded.people import CannotStart, make_folder, portal_person
 
 POSTGRES_MAJOR = "16"
@@ -84,8 +86,9 @@ class Postgres:
         fresh = self.data.with_name("postgres.new")  # so that an interrupted start leaves no half a cluster
         shutil.rmtree(fresh, ignore_errors=True)
         make_folder(fresh, 0o700, self.owner)
+        with_name = () if os.geteuid() == 0 or named.has_name() else (sys.executable, named.__file__)
         self._run(
-            *(self.bin / "initdb", "-D", fresh, "-U", "beamport", "--no-sync"),
+            *(*with_name, self.bin / "initdb", "-D", fresh, "-U", "beamport", "--no-sync"),
             *("--locale=C.UTF-8", "-E", "UTF8", "-A", "trust"),
         )
         fresh.rename(self.data)

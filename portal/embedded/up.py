@@ -191,7 +191,7 @@ def ssh_line(ports: list[int]) -> str:
         return ""
     host, port = words[2], words[3]
     tunnels = " ".join(f"-L {number}:127.0.0.1:{number}" for number in ports)
-    name = "root"
+    name = "you"
     with suppress(KeyError, OSError):
         name = getpass.getuser()
     return f"ssh {'' if port == '22' else f'-p {port} '}{tunnels} {name}@{host}"
