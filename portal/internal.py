@@ -29,8 +29,8 @@ if not apps.ready:
 import structlog
 from django.conf import settings
 from django.db import close_old_connections
-from django.db.models import Q
-from django.db.models.functions import Coalesce, Greatest
+from django.db.models import F, Q
+from django.db.models.functions import Greatest
 
 from instances import entry, tasks, transitions
 from instances.lifecycle import PROBED, SERVED, State
@@ -179,9 +179,9 @@ def _note_activity(uid: uuid.UUID, activity: Row | None) -> None:
     if activity.get("busy"):
         instances.update(last_active_at=Now())
     elif activity.get("last_active"):
-        seen = datetime.fromtimestamp(float(activity["last_active"]), UTC)
         # an instance's own clock has no say about the future
-        instances.update(last_active_at=Greatest(Coalesce("last_active_at", seen), min(seen, clock.now())))
+        seen = min(datetime.fromtimestamp(float(activity["last_active"]), UTC), clock.now())
+        instances.update(last_active_at=Greatest(F("last_active_at"), seen))
 
 
 _ANSWERS: dict[str, Callable[[Row], tuple[int, Row]]] = {
