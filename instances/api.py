@@ -38,10 +38,20 @@ class Strict(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
 
+class _Uuid(serializers.UUIDField):
+    """A UUID as text alone; a bare number is no id."""
+
+    def to_internal_value(self, data: Any) -> uuid.UUID:
+        if not isinstance(data, str):
+            self.fail("invalid", value=data)
+        value: uuid.UUID = super().to_internal_value(data)
+        return value
+
+
 class NewInstance(Strict):
     plan = serializers.SlugField(max_length=60, help_text="slug of a plan")
     experiments = serializers.ListField(
-        child=serializers.UUIDField(), max_length=MOST_EXPERIMENTS, default=list, help_text="ids of experiments"
+        child=_Uuid(), max_length=MOST_EXPERIMENTS, default=list, help_text="ids of experiments"
     )
     name = serializers.CharField(max_length=100)
 

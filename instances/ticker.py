@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from django.db import close_old_connections, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from instances import clouds, homes, jobs, leases, reconcile, sweep
 from instances.models import Home, Instance, Provider
@@ -24,6 +25,8 @@ from portal.lib.clock import Now
 log = structlog.get_logger("instances.ticker")
 
 TICK = 1.0
+#: due instances are looked for more often: a start should not wait for the next second
+GLANCE = 0.25
 POOL = 8
 #: how many due instances one tick takes up
 BATCH = 50
@@ -34,21 +37,23 @@ DAILY = timedelta(days=1)
 class Ticker(threading.Thread):
     """One thread that looks for work, a small pool that does it, and one thread for each provider that can watch."""
 
-    def __init__(self, *, tick: float = TICK, pool: int = POOL) -> None:
+    def __init__(self, *, pool: int = POOL) -> None:
         super().__init__(name="ticker", daemon=True)
-        self.tick = tick
-        self._pool = ThreadPoolExecutor(pool, thread_name_prefix="ticker")
+        self._connections: list[BaseDatabaseWrapper] = []
+        self._pool = ThreadPoolExecutor(pool, thread_name_prefix="ticker", initializer=self._remember_connection)
         self._stopped = threading.Event()
         self._busy: set[object] = set()
         self._lock = threading.Lock()
         self._watching: set[int] = set()
 
     def run(self) -> None:
-        while not self._stopped.is_set():
-            began = time.monotonic()
-            for part in (leases.renew, self._due_instances, self._sweeps, self._housework, self._watch):
-                self._guarded(part)
-            self._stopped.wait(max(0.05, self.tick - (time.monotonic() - began)))
+        ticked = float("-inf")
+        while not self._stopped.wait(GLANCE):
+            self._guarded(self._due_instances)
+            if time.monotonic() - ticked >= TICK:
+                ticked = time.monotonic()
+                for part in (leases.renew, self._sweeps, self._housework, self._watch):
+                    self._guarded(part)
         connections.close_all()
 
     def stop(self) -> None:
@@ -57,6 +62,12 @@ class Ticker(threading.Thread):
         if self.is_alive():
             self.join(10)
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for connection in self._connections:  # of threads that have ended
+            connection.inc_thread_sharing()
+            connection.close()
+
+    def _remember_connection(self) -> None:
+        self._connections.append(connections["default"])
 
     # ---- what is due ----
     def _due_instances(self) -> None:
@@ -95,7 +106,7 @@ class Ticker(threading.Thread):
     def _watch_one(self, row: Provider) -> None:
         """Listen until the source ends; a provider without events simply ends at once and is asked again later."""
         try:
-            clouds.cloud_of(row).watch(lambda ref: self._guarded(lambda: self._woken(row, ref)))
+            clouds.cloud_of(row).watch(lambda ref: self._heard(row, ref))
         except Exception as error:
             log.warning("watch ended", provider=row.name, error=str(error)[:200])
         finally:
@@ -103,6 +114,10 @@ class Ticker(threading.Thread):
         self._stopped.wait(5)
         with self._lock:
             self._watching.discard(row.pk)
+
+    def _heard(self, row: Provider, ref: str) -> None:
+        self._guarded(lambda: self._woken(row, ref))
+        connections.close_all()  # the next event may be hours away
 
     def _woken(self, row: Provider, ref: str) -> None:
         for pk in Instance.objects.alive().filter(provider=row, ref=ref).values_list("pk", flat=True):

@@ -176,7 +176,7 @@ def move(
     if step.call is Call.REBOOT:
         fields["deadline_at"] = _deadline()
     if step.state in (State.STOPPED, State.DELETED, State.ERROR):
-        fields |= {"ready_at": None, "services_up": {}}
+        fields |= {"ready_at": None, "services_up": {}, "endpoints": []}
     return _write(instance, event=event, only=Q(lease_token=lease), **fields)
 
 

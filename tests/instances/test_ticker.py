@@ -1,0 +1,184 @@
+"""The worker's clock: everything that Celery does fast happens without it too, and n workers do it once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+
+from auth.models import LoginState, Session
+from instances import jobs, services, sweep, tasks, transitions
+from instances.lifecycle import Phase
+from instances.models import Home, Instance, Job, Leftover
+from instances.ticker import Ticker, delete_homes
+from portal.lib import bus, clock
+from tests.instances.conftest import settle
+from tests.instances.test_services import run_all
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def ticker():
+    ticker = Ticker(pool=3)
+    yield ticker
+    ticker.stop()
+
+
+@pytest.fixture
+def no_redis(monkeypatch):
+    """A Redis that is gone: nothing can be sent to it."""
+
+    def gone(*args, **kwargs):
+        raise ConnectionError("no Redis")
+
+    monkeypatch.setattr(tasks.reconcile_instance, "apply_async", gone)
+    monkeypatch.setattr(bus, "_publish", gone)
+
+
+def until(question, seconds=30.0):
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.05)
+
+
+def is_in(instance, *states):
+    def question():
+        instance.refresh_from_db()
+        return instance.state in states
+
+    return question
+
+
+def test_without_redis_an_instance_is_made_started_stopped_and_deleted(ticker, no_redis, request_one, alice, cloud):
+    instance = request_one()
+    ticker.start()
+    until(is_in(instance, "starting"))
+    until(lambda: transitions.mark_ready(instance.uid) is transitions.Marked.DONE)
+    until(is_in(instance, "active"))
+    services.stop(instance, by=alice)
+    until(is_in(instance, "stopped"))
+    services.start(instance, by=alice)
+    until(is_in(instance, "starting"))
+    services.delete(instance, by=alice)
+    until(is_in(instance, "deleted"))
+    assert cloud.machines == {}
+
+
+def test_a_machine_that_stops_by_itself_is_noticed(ticker, no_redis, active, cloud):
+    ticker.start()
+    cloud.happen(active.ref, Phase.STOPPED, reason="out-of-memory")
+    until(is_in(active, "stopped"))
+    assert active.reason == "out-of-memory"
+
+
+def test_a_sweep_finds_what_no_event_told(ticker, no_redis, active, cloud, monkeypatch):
+    monkeypatch.setattr(cloud, "watch", lambda wake: None)
+    ticker.start()
+    cloud.happen(active.ref, Phase.STOPPED)
+    until(is_in(active, "stopped"))
+
+
+def test_two_tickers_do_it_once(no_redis, request_one, cloud):
+    tickers = [Ticker(pool=3), Ticker(pool=3)]
+    made = [request_one() for _ in range(6)]
+    for ticker in tickers:
+        ticker.start()
+    try:
+        for instance in made:
+            until(is_in(instance, "starting"))
+    finally:
+        for ticker in tickers:
+            ticker.stop()
+    assert sorted(name for verb, name in cloud.calls if verb == "create") == sorted(i.machine_name for i in made)
+
+
+def test_a_ticker_survives_what_its_work_raises(ticker, no_redis, request_one, cloud, monkeypatch):
+    broken = threading.Event()
+
+    def burst(row, runner=None):
+        broken.set()
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr(sweep, "sweep", burst)
+    instance = request_one()
+    ticker.start()
+    until(broken.is_set)
+    until(is_in(instance, "starting"))
+
+
+def test_homes_are_measured(ticker, no_redis, active, cloud):
+    cloud.homes[active.home.key] = 12345
+    ticker.start()
+    until(lambda: Home.objects.get().used == 12345)
+    assert Home.objects.get().measured_at is not None
+
+
+def test_leftovers_go(ticker, no_redis, active, cloud, alice):
+    cloud.happen(active.ref, Phase.FAILED)
+    settle(active)
+    old = active.ref
+    services.retry(active, by=alice)
+    ticker.start()
+    until(lambda: active.machine_name.endswith("-2") or active.refresh_from_db())
+    until(lambda: old not in cloud.machines)
+    until(lambda: not Leftover.objects.exists())
+
+
+def test_a_home_deletion_that_a_crash_left_half_done_is_finished(active, alice, cloud):
+    services.delete(active, by=alice)
+    settle(active)
+    Home.objects.update(deleting_at=clock.now() - timedelta(minutes=5))
+    delete_homes()
+    assert not Home.objects.exists()
+    assert cloud.homes == {}
+
+
+def test_waking_never_raises_and_comes_after_the_commit(no_redis, request_one):
+    instance = request_one()
+    tasks.wake(instance.pk)
+    bus.flush()
+    assert Instance.objects.filter(pk=instance.pk).exists()
+
+
+def test_a_task_takes_the_steps(request_one, cloud):
+    instance = request_one()
+    tasks.reconcile_instance(instance.pk)
+    instance.refresh_from_db()
+    assert instance.state == "starting"
+
+
+def test_the_sweep_task_sweeps_each_provider_once(active, cloud):
+    cloud.calls.clear()
+    for _ in range(3):
+        tasks.sweep_providers()
+    assert [verb for verb, _ in cloud.calls] == ["observe"]
+
+
+# ---- jobs ----
+def test_a_job_is_claimed_by_one_of_many(db):
+    assert run_all(lambda: jobs.claim("one", timedelta(hours=1)), 20).count(True) == 1
+
+
+def test_a_job_is_due_again_after_its_time(db):
+    assert jobs.claim("often", timedelta(hours=1))
+    assert not jobs.claim("often", timedelta(hours=1))
+    Job.objects.update(due_at=clock.now())
+    assert jobs.claim("often", timedelta(hours=1))
+
+
+# ---- expired rows ----
+def test_expired_rows_are_forgotten_a_day_later(alice):
+    now = clock.now()
+    living = Session.objects.create(key_hash="living", user=alice, expires_at=now + timedelta(hours=1))
+    for hours in (1, 30):
+        Session.objects.create(key_hash=f"s{hours}", user=alice, expires_at=now - timedelta(hours=hours))
+        login = LoginState.objects.create(state_hash=f"l{hours}", provider="demo", session=living)
+        LoginState.objects.filter(pk=login.pk).update(created_at=now - timedelta(hours=hours))
+    sweep.forget_expired()
+    assert sorted(Session.objects.values_list("key_hash", flat=True)) == ["living", "s1"]
+    assert list(LoginState.objects.values_list("state_hash", flat=True)) == ["l1"]
