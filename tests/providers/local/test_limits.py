@@ -1,0 +1,169 @@
+"""What one session may use up, and that the others and the supervisor do not feel it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from instances.lifecycle import Phase
+from instances.providers.base import FlavourSpec, NoCapacity
+from tests.providers.local.host import MIB, Host, Sandbox, until
+
+pytestmark = pytest.mark.root
+
+HOG = "b = []\nwhile True: b.append(bytearray(b'x' * (8 << 20)))"
+#: a process a turn, so that no single one is over the limit of its own
+HOGS = """
+import os, time
+for _ in range(64):
+    if os.fork() == 0:
+        held = bytearray(b'x' * (24 << 20))
+        time.sleep(60)
+    time.sleep(0.05)
+time.sleep(60)
+"""
+STORM = """
+import os, time
+while True:
+    try:
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+    except OSError:
+        time.sleep(0.01)
+"""
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """Put a file system of this size on a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_program_that_takes_all_memory_is_ended_and_the_session_says_so(host: Host) -> None:
+    alice, bob = host.create(memory=128 * MIB), host.create(home="home-of-bob")
+    alice.spawn(HOG)
+    seen = until(lambda: (one := host.provider.look(alice.name)).reason and one)
+    assert (seen.phase, seen.reason) == (Phase.RUNNING, "out-of-memory")
+    assert "0.125 GiB" in seen.detail
+    assert alice.alive(), "the server of the session lives on"
+    assert bob.alive()
+    host.provider.stop(alice.name)
+    assert host.provider.look(alice.name).reason == "", "it was stopped by its owner"
+    for sandbox in (alice, bob):
+        host.provider.delete(sandbox.name)
+
+
+def test_a_server_that_takes_all_memory_itself_is_stopped_with_the_reason(host: Host) -> None:
+    alice = host.create(memory=128 * MIB)
+    with pytest.raises((OSError, ValueError)):
+        alice.run(HOG)
+    seen = until(lambda: (one := host.provider.look(alice.name)).phase is Phase.STOPPED and one)
+    assert seen.reason == "out-of-memory"
+    assert "0.125 GiB" in seen.detail
+    host.provider.start(alice.name)
+    alice.wait()
+    assert host.provider.look(alice.name).reason == ""
+    host.provider.delete(alice.name)
+
+
+def test_without_cgroups_the_watchdog_ends_who_is_over_the_limit(plain: Host) -> None:
+    assert "watchdog" in plain.log()
+    alice, bob = plain.create(memory=128 * MIB), plain.create(home="home-of-bob")
+    alice.spawn(HOGS)
+    seen = until(lambda: (one := plain.provider.look(alice.name)).phase is Phase.STOPPED and one)
+    assert seen.reason == "out-of-memory"
+    assert bob.alive()
+    for sandbox in (alice, bob):
+        plain.provider.delete(sandbox.name)
+
+
+@pytest.mark.parametrize("which", ["host", "plain"])
+def test_a_fork_storm_ends_at_the_limit_and_the_next_session_starts(which: str, request: pytest.FixtureRequest) -> None:
+    host: Host = request.getfixturevalue(which)
+    alice = host.create()
+    alice.spawn(STORM)
+    time.sleep(2)
+    uid = Path(host.folder(alice.name) / "scratch").stat().st_uid
+    assert 100 < processes_of(uid) < 600
+    other = host.create()  # of the same home, so of the same uid
+    assert other.alive()
+    for sandbox in (alice, other):
+        host.provider.delete(sandbox.name)
+    until(lambda: processes_of(uid) == (1 if which == "plain" else 0))
+
+
+def processes_of(uid: int) -> int:
+    found = 0
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError):
+            found += path.stat().st_uid == uid
+    return found
+
+
+def test_a_full_home_still_starts(host: Host) -> None:
+    folder = host.state / "homes" / "full"
+    with small_disk(folder, "1m"):
+        alice = host.create(home="full")
+        assert "Errno 28" in alice.error("open('/work/home/all', 'w').write('x' * (2 << 20))")
+        host.provider.stop(alice.name)
+        host.provider.start(alice.name)
+        alice.wait()
+        assert alice.run("open('/run/session/works', 'w').write('x'); print('yes')") == "yes"
+        assert host.provider.home_usage(host.spec(home="full").home).used >= MIB  # type: ignore[arg-type]
+        host.provider.delete(alice.name)
+
+
+def test_a_full_disk_is_no_capacity_and_leaves_nothing(fragile: Host) -> None:
+    with small_disk(fragile.state / "local", "8m"):
+        with pytest.raises(NoCapacity) as refused:
+            fragile.provider.create(fragile.spec("bp-full"))
+        assert refused.value.code == "disk-full"
+        assert str(fragile.state) not in str(refused.value)
+        assert fragile.phase("bp-full") is Phase.MISSING
+        assert not [name for name in os.listdir(fragile.state / "local") if "bp-full" in name]
+
+
+def test_more_memory_than_the_machine_has_is_no_capacity(host: Host) -> None:
+    with pytest.raises(NoCapacity):
+        host.provider.create(host.spec("bp-giant", flavour=FlavourSpec("giant", 1, 2**50, 0)))
+    assert host.phase("bp-giant") is Phase.MISSING
+
+
+def test_the_log_keeps_its_end_and_never_fills_the_disk(host: Host) -> None:
+    alice = host.create()
+    alice.run("import os\nfor n in range(40_000): os.write(1, b'%07d said the session\\n' % n)")
+    until(lambda: "0039999" in host.provider.console(alice.name))
+    assert (host.folder(alice.name) / "log").stat().st_size <= 256 * 1024
+    assert len(host.provider.console(alice.name).splitlines()) <= 40
+    alice.run("import os; os.write(2, b'\\033[2Jevil\\n')")
+    until(lambda: "evil" in host.provider.console(alice.name))
+    assert "\033" not in host.provider.console(alice.name)
+    host.provider.delete(alice.name)
+
+
+def test_the_cpu_is_held_to_the_flavours_cores(host: Host) -> None:
+    alice = host.create(flavour=FlavourSpec("half", 0.25, 128 * MIB, 0))
+    code = "import time; e = time.monotonic() + 1.2; c = time.process_time()\nwhile time.monotonic() < e: pass\n"
+    used = float(alice.run(code + "print(time.process_time() - c)"))
+    assert used < 0.6
+    host.provider.delete(alice.name)
+
+
+def test_capacity_counts_what_running_machines_may_take(host: Host) -> None:
+    before = {one.flavour: one for one in host.provider.capacity()}["small"]
+    alice: Sandbox = host.create(memory=2**30)
+    after = {one.flavour: one for one in host.provider.capacity()}["small"]
+    assert (after.free, after.total) == (before.free - 1, before.total)
+    host.provider.delete(alice.name)
