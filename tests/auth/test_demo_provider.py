@@ -211,7 +211,7 @@ def test_the_second_sign_in_asks_for_no_password(provider: DemoProvider, browser
 
 @pytest.mark.parametrize(
     ("login", "password"),
-    [("scientist", "operator"), ("scientist", ""), ("nobody", "nobody"), ("", ""), ("x" * 3000, "x")],,
+    [("scientist", "operator"), ("scientist", ""), ("nobody", "nobody"), ("", ""), ("x" * 3000, "x")],
 )
 def test_a_wrong_password_stays_outside(
     provider: DemoProvider, browser: Browser, visitor: Visitor, login: str, password: str
