@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from enum import Enum
 
+from instances.gateway.bodies import Refused
 from instances.gateway.headers import cookies
-from instances.gateway.http1 import Refused, Request
+from instances.gateway.http1 import Request
 from instances.gateway.routes import SLUG, Route, Routes, Service
 from instances.gateway.session import LIFE, Claim, Session, Sessions
 

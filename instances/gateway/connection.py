@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from instances.gateway import pages
-from instances.gateway.http1 import HEAD_LIMIT, Refused, Request, check_first_line, head_end, parse_request
+from instances.gateway.bodies import Refused
+from instances.gateway.http1 import HEAD_LIMIT, Request, check_first_line, head_end, parse_request
 
 if TYPE_CHECKING:
     from instances.gateway.exchange import Exchange

@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from instances.gateway import headers, pages
-from instances.gateway.http1 import Body, Fields, Refused, Request, Response, build, head_end, parse_response
+from instances.gateway.bodies import Body, Refused
+from instances.gateway.http1 import Fields, Request, Response, build, head_end, parse_response
 from instances.gateway.tunnel import Tunnel, accept_of
 from instances.gateway.upstream import NotConnected, Target, Upstream
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from instances.gateway.http1 import HEAD_LIMIT, Fields, Refused, Response, build, head_end, parse_response
+from instances.gateway.bodies import Refused
+from instances.gateway.http1 import HEAD_LIMIT, Fields, Response, build, head_end, parse_response
 from instances.gateway.upstream import Endpoint, open_socket, peer_uid
 
 _READ = 64 * 1024

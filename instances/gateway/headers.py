@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from instances.gateway.http1 import Fields, Refused, Request, Response, tokens
+from instances.gateway.bodies import Refused
+from instances.gateway.http1 import Fields, Request, Response, tokens
 
 #: cookies of ours: they never reach an instance, and no instance may set them
 OURS = frozenset({b"__host-inst", b"__host-entry", b"__host-sid", b"__host-csrf"})

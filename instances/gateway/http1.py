@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Protocol
 
 import httptools
+
+from instances.gateway.bodies import NO_BODY, TEXT, Body, ChunkedBody, CountedBody, OpenBody, Refused
 
 LINE_LIMIT = 8 * 1024
 FIELD_LIMIT = 8 * 1024
 HEAD_LIMIT = 64 * 1024
 FIELD_COUNT = 100
-TRAILER_LIMIT = 8 * 1024
-_CHUNK_DIGITS = 16
 _LENGTH_DIGITS = 18
 
 Fields = list[tuple[bytes, bytes]]
 
-_TEXT = bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100)) + b"\t\r\n"
 _REQUEST_LINE = re.compile(rb'([A-Z]{1,20}) (/[!"$-~]*|\*) HTTP/1\.([01])')
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*)?")
 _NUMBER = re.compile(rb"[0-9]{1,%d}" % _LENGTH_DIGITS)
-_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,%d}" % _CHUNK_DIGITS)
+_BARE_FEED = re.compile(rb"(?<!\r)\n")
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 
 #: what a request field is to us: passed on, dropped, or (its lower-case name) read by us
@@ -77,6 +75,7 @@ _FORWARDING = frozenset(
         b"x-scheme",
         b"x-url-scheme",
         b"front-end-https",
+        b"proxy",  # CVE-2016-5385: CGI makes HTTP_PROXY of it
         b"x-http-method-override",
         b"x-http-method",
         b"x-method-override",
@@ -85,15 +84,6 @@ _FORWARDING = frozenset(
 _DROPPED_PREFIXES = (b"x-forwarded-", b"proxy-", b"x-original-", b"x-rewrite-")
 _KNOWN_LIMIT = 2000
 _known: dict[bytes, bytes] = {}
-
-
-class Refused(Exception):
-    """A message that is not passed on; `status` is what the client is told, `reason` one short sentence."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
 
 
 def classify(name: bytes) -> bytes:
@@ -113,143 +103,6 @@ def classify(name: bytes) -> bytes:
     if len(_known) < _KNOWN_LIMIT:
         _known[name] = kind
     return kind
-
-
-class Body(Protocol):
-    """Where a message's body ends. `feed` returns what to pass on and what lies behind the end."""
-
-    done: bool
-    #: whether the end of the connection is a proper end
-    until_close: bool
-
-    def feed(self, data: bytes) -> tuple[bytes, bytes]: ...
-
-
-class NoBody:
-    __slots__ = ()
-    done = True
-    until_close = False
-
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        return b"", data
-
-
-NO_BODY = NoBody()
-
-
-class CountedBody:
-    """A body of `Content-Length` bytes."""
-
-    __slots__ = ("_left", "done")
-    until_close = False
-
-    def __init__(self, length: int) -> None:
-        self._left = length
-        self.done = length == 0
-
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        size = len(data)
-        if size <= self._left:
-            self._left -= size
-            self.done = self._left == 0
-            return data, b""
-        left, self._left, self.done = self._left, 0, True
-        return data[:left], data[left:]
-
-
-class OpenBody:
-    """A response's body that lasts as long as its connection."""
-
-    __slots__ = ()
-    done = False
-    until_close = True
-
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        return data, b""
-
-
-class ChunkedBody:
-    """A chunked body: each size line checked and written anew, extensions refused, trailers dropped.
-
-    `bare` passes on the content alone, for a client that does not know chunks.
-    """
-
-    __slots__ = ("_bare", "_rest", "_size", "_status", "_trailer", "_where", "done")
-    until_close = False
-    _SIZE, _DATA, _GAP, _TRAILER = range(4)
-
-    def __init__(self, status: int, *, bare: bool = False) -> None:
-        self._status = status
-        self._bare = bare
-        self._rest = b""
-        self._size = 0
-        self._trailer = 0
-        self._where = self._SIZE
-        self.done = False
-
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        if self._rest:
-            data, self._rest = self._rest + data, b""
-        out: list[bytes] = []
-        at = 0
-        while at < len(data) and not self.done:
-            if self._where == self._DATA:
-                at = self._content(data, at, out)
-            else:
-                end = data.find(b"\n", at)
-                if end < 0:
-                    self._hold(data[at:])
-                    return b"".join(out), b""
-                self._line(data[at : end + 1], out)
-                at = end + 1
-        return b"".join(out), data[at:]
-
-    def _content(self, data: bytes, at: int, out: list[bytes]) -> int:
-        piece = data[at : at + self._size]
-        out.append(piece)
-        self._size -= len(piece)
-        if self._size == 0:
-            self._where = self._GAP
-        return at + len(piece)
-
-    def _hold(self, start: bytes) -> None:
-        """Keep the start of a line for the next read, when it can still become a proper one."""
-        limit = {self._SIZE: _CHUNK_DIGITS + 1, self._GAP: 1}.get(self._where, TRAILER_LIMIT)
-        if len(start) > limit or (self._where == self._SIZE and not _CHUNK_SIZE.match(start.rstrip(b"\r") or b"0")):
-            raise Refused(self._status, "bad chunk")
-        self._rest = start
-
-    def _line(self, line: bytes, out: list[bytes]) -> None:
-        if not line.endswith(b"\r\n"):
-            raise Refused(self._status, "bare line feed in a chunked body")
-        text = line[:-2]
-        if self._where == self._SIZE:
-            if not _CHUNK_SIZE.fullmatch(text):
-                raise Refused(self._status, "bad chunk size")
-            self._size = int(text, 16)
-            if self._size:
-                self._where = self._DATA
-                if not self._bare:
-                    out.append(b"%x\r\n" % self._size)
-            else:
-                self._where = self._TRAILER
-        elif self._where == self._GAP:
-            if text:
-                raise Refused(self._status, "chunk longer than its size")
-            self._where = self._SIZE
-            if not self._bare:
-                out.append(b"\r\n")
-        else:
-            self._drop_trailer(text, out)
-
-    def _drop_trailer(self, text: bytes, out: list[bytes]) -> None:
-        self._trailer += len(text) + 2
-        if self._trailer > TRAILER_LIMIT or b"\r" in text or text.translate(None, _TEXT):
-            raise Refused(self._status, "bad trailer")
-        if not text:
-            self.done = True
-            if not self._bare:
-                out.append(b"0\r\n\r\n")
 
 
 class Request:
@@ -341,8 +194,7 @@ def head_end(buffer: bytes | bytearray, start: int, *, status: int = 400) -> int
             raise Refused(431 if status == 400 else status, "head too long")
     if end >= 0:
         return end + 4
-    feeds = buffer.count(b"\n", max(0, start - 1))
-    if feeds and feeds != buffer.count(b"\r\n", max(0, start - 1)):
+    if _BARE_FEED.search(buffer, start):
         raise Refused(status, "bare line feed")
     return -1
 
@@ -364,7 +216,7 @@ def _fields(
 ) -> Fields:
     """Return the header fields of a complete head, all characters and limits checked."""
     feeds = head.count(b"\r\n")
-    if head.translate(None, _TEXT) or feeds != head.count(b"\n") or feeds != head.count(b"\r"):
+    if head.translate(None, TEXT) or feeds != head.count(b"\n") or feeds != head.count(b"\r"):
         raise Refused(status, "control character in the head")
     if feeds - 2 > FIELD_COUNT:
         raise Refused(431 if status == 400 else status, "too many fields")

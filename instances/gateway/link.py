@@ -12,8 +12,8 @@ import os
 import time
 from typing import Any, Protocol
 
+from instances.gateway.bodies import Refused
 from instances.gateway.fetch import Reply, fetch, lines
-from instances.gateway.http1 import Refused
 from instances.gateway.log import Log
 from instances.gateway.upstream import Endpoint
 

@@ -10,8 +10,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from instances.gateway.bodies import Refused
 from instances.gateway.fetch import Reply, fetch
-from instances.gateway.http1 import Refused
 from instances.gateway.link import Link
 from instances.gateway.log import Log
 from instances.gateway.registry import Registry

@@ -16,12 +16,13 @@ from typing import Any
 
 from instances.gateway import headers, pages
 from instances.gateway.access import Access, Ask, Grant, NotServed, NotSignedIn, Site, Sites, check_source
+from instances.gateway.bodies import Refused
 from instances.gateway.clock import Clock
 from instances.gateway.config import CannotStart, Config
 from instances.gateway.connection import Client
 from instances.gateway.entry import PREFIX, Entry
 from instances.gateway.exchange import Exchange
-from instances.gateway.http1 import Refused, Request, build
+from instances.gateway.http1 import Request, build
 from instances.gateway.link import Link
 from instances.gateway.log import Log
 from instances.gateway.probes import Probes
