@@ -48,12 +48,15 @@ def device(short: str, source: str) -> Any:
 
 
 def radius(shape: tuple[int, int], number: int) -> np.ndarray:
-    """Distance of each pixel from the beam, for module `number` of a detector of two columns."""
+    """Distance of each pixel from the beam: it passes between two JUNGFRAU modules, else between two columns."""
     rows, columns = shape
+    if shape == SHAPES["JNGFR"]:
+        y = np.arange(rows)[:, None] + (20 if number % 2 == 0 else -rows - 20)
+        return np.hypot(y, np.arange(columns)[None, :] - columns / 2)
     row, column = divmod(number, 2)
     y = np.arange(rows)[:, None] - rows * 0.5 + (row - 3.5) * rows * 0.12
     x = np.arange(columns)[None, :] + (12 if column else -columns - 12)
-    return np.hypot(x, y)
+    return np.hypot(y, x)
 
 
 def rings(rng: np.random.Generator, shape: tuple[int, int], number: int) -> np.ndarray:
@@ -65,15 +68,15 @@ def rings(rng: np.random.Generator, shape: tuple[int, int], number: int) -> np.n
 
 
 def spots(rng: np.random.Generator, shape: tuple[int, int], number: int) -> np.ndarray:
+    """Bragg spots, fewer and weaker outwards, over the ring of the liquid around the crystal."""
     rows, columns = shape
     r = radius(shape, number)
-    expected = 3 * np.exp(-r / 220) + 1.2 * np.exp(-(((r - 210) / 60) ** 2))
-    for _ in range(rng.integers(18, 30)):
-        y, x = rng.integers(4, rows - 4), rng.integers(4, columns - 4)
-        strength = rng.uniform(40, 260) * np.exp(-r[y, x] / 500)
-        patch = np.hypot(*np.mgrid[-4:5, -4:5])[: rows - y + 4, : columns - x + 4]
-        area = (slice(y - 4, y - 4 + patch.shape[0]), slice(x - 4, x - 4 + patch.shape[1]))
-        expected[area] += strength * np.exp(-((patch / 1.4) ** 2))
+    expected = 1.2 * np.exp(-r / 300) + 2.2 * np.exp(-(((r - 240) / 70) ** 2))
+    for _ in range(rows * columns // 3000):
+        y, x = rng.integers(6, rows - 6), rng.integers(6, columns - 6)
+        strength = rng.exponential(60) * np.exp(-r[y, x] / 320)
+        patch = np.hypot(*np.mgrid[-6:7, -6:7])
+        expected[y - 6 : y + 7, x - 6 : x + 7] += strength * np.exp(-((patch / 2.4) ** 2))
     return rng.poisson(expected)
 
 
