@@ -102,6 +102,9 @@ class Portal:
 def portal() -> Iterator[Portal]:
     state = Path(tempfile.mkdtemp(prefix="bpu-", dir="/var/tmp"))
     state.chmod(0o711)
+    if images := os.environ.get("BEAMPORT_TEST_IMAGES"):  # built once by `make test`
+        (state / "images").mkdir(mode=0o755)
+        (state / "images" / "jupyter").symlink_to(Path(images, "jupyter").resolve())
     made = Portal(state, free_port())
     made.up()
     yield made
