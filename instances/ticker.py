@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -52,8 +53,8 @@ class Ticker(threading.Thread):
             self._guarded(self._due_instances)
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
-                for part in (leases.renew, self._sweeps, self._housework, self._watch):
-                    self._guarded(part)
+                self._guarded(leases.renew)
+                self._guarded(self._each_second)
         connections.close_all()
 
     def stop(self) -> None:
@@ -78,16 +79,14 @@ class Ticker(threading.Thread):
     def _reconcile(self, pk: int, seen: Observation | None) -> None:
         self._submit(("instance", pk), lambda: reconcile.run(pk, seen))
 
-    def _sweeps(self) -> None:
+    def _each_second(self) -> None:
         for row in Provider.objects.filter(enabled=True):
             # a provider that hangs holds its own sweep alone, and is not asked again before it has answered
             if ("sweep", row.pk) not in self._busy and jobs.claim(f"sweep:{row.pk}", sweep.EVERY):
-                self._submit(("sweep", row.pk), lambda row=row: sweep.sweep(row, self._reconcile))  # type: ignore[misc]
-
-    def _housework(self) -> None:
-        for row in Provider.objects.filter(enabled=True):
+                self._submit(("sweep", row.pk), partial(sweep.sweep, row, self._reconcile))
             if jobs.claim(f"homes:{row.pk}", EACH_MINUTE):
-                self._submit(("homes", row.pk), lambda row=row: sweep.measure_homes(row))  # type: ignore[misc]
+                self._submit(("homes", row.pk), partial(sweep.measure_homes, row))
+            self._watch(row)
         self._submit("leftovers", sweep.clear_leftovers)
         if jobs.claim("homes-to-delete", EACH_MINUTE):
             self._submit("homes-to-delete", delete_homes)
@@ -95,13 +94,12 @@ class Ticker(threading.Thread):
             self._submit("forget-expired", sweep.forget_expired)
 
     # ---- events of providers ----
-    def _watch(self) -> None:
-        for row in Provider.objects.filter(enabled=True):
-            with self._lock:
-                if row.pk in self._watching:
-                    continue
-                self._watching.add(row.pk)
-            threading.Thread(target=self._watch_one, args=(row,), name=f"watch-{row.name}", daemon=True).start()
+    def _watch(self, row: Provider) -> None:
+        with self._lock:
+            if row.pk in self._watching:
+                return
+            self._watching.add(row.pk)
+        threading.Thread(target=self._watch_one, args=(row,), name=f"watch-{row.name}", daemon=True).start()
 
     def _watch_one(self, row: Provider) -> None:
         """Listen until the source ends; a provider without events simply ends at once and is asked again later."""
