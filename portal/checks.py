@@ -50,4 +50,5 @@ def _production() -> list[Rule]:
         (6, settings.DEBUG, "DEBUG is on.", "It stays off; look into the logs under the request id."),
         (7, plain, "PORTAL_URL is not https.", tls),
         (8, issuer, "OIDC_ISSUER is not an https address.", exact),
+        (9, not settings.OIDC_CLIENT_SECRET, "OIDC_CLIENT_SECRET is empty.", "Set OIDC_CLIENT_SECRET_FILE."),
     ]

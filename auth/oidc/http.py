@@ -141,6 +141,8 @@ def _call(
             preload_content=False, decode_content=False,
         )  # fmt: skip
         return _read(answer, limit)
+    except (urllib3.exceptions.TimeoutError, TimeoutError):
+        raise ProviderSlow("too-slow") from None
     except (HTTPError, OSError, ValueError) as error:
         raise ProviderFailed("call-failed") from error
     finally:

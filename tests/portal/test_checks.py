@@ -13,6 +13,7 @@ SAFE = {
     "APPS_DOMAIN": "apps-example.net",
     "ALLOWED_HOSTS": ["portal.example"],
     "OIDC_ISSUER": "https://proxy.example",
+    "OIDC_CLIENT_SECRET": "from the provider",
     "SECRET_KEY": "k" * 48,
     "INSTANCE_KEY": b"k" * 48,
     "DEBUG": False,
@@ -39,6 +40,7 @@ def test_safe_production_settings_pass() -> None:
         ({"DEBUG": True}, "portal.E006"),
         ({"PORTAL_URL": "http://portal.example"}, "portal.E007"),
         ({"OIDC_ISSUER": "http://proxy.example"}, "portal.E008"),
+        ({"OIDC_CLIENT_SECRET": ""}, "portal.E009"),
     ],
 )
 def test_each_unsafe_setting_is_refused(changes: dict[str, object], code: str) -> None:

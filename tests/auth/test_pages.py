@@ -1,0 +1,71 @@
+"""The account page: mine alone, readable, and where a session is ended."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import Client
+
+from auth.models import Session
+from tests.factories.auth import FacilityFactory, IdentityFactory, PersonFactory, RoleGrantFactory, UserFactory, sign_in
+
+pytestmark = pytest.mark.django_db
+
+
+def test_a_stranger_is_asked_to_sign_in_first(client: Client) -> None:
+    response = client.get("/auth/account/")
+    assert response.status_code == 302
+    assert response.headers["Location"] == "/auth/sign-in/?next=/auth/account/"
+
+
+def test_it_says_who_one_is(client: Client) -> None:
+    identity = IdentityFactory(user__display_name="Jana <b>Nováková</b>", user__email="jana@facility.example")
+    facility = FacilityFactory(name="European XFEL (demo)")
+    PersonFactory(user=identity.user, facility=facility, external_id="X-1001")
+    RoleGrantFactory(user=identity.user, facility=facility)
+    sign_in(client, identity.user, identity)
+    text = client.get("/auth/account/").content.decode()
+    assert "Jana &lt;b&gt;Nováková" in text
+    assert "not confirmed by your provider" in text
+    assert identity.subject in text
+    assert "X-1001 at the user office of European XFEL (demo)" in text
+    assert "operator at European XFEL (demo)" in text
+
+
+def test_it_shows_my_sessions_and_nobody_elses(client: Client) -> None:
+    user = UserFactory()
+    mine, other = sign_in(client, user), sign_in(Client(), user)
+    strangers = sign_in(Client(), UserFactory())
+    text = client.get("/auth/account/").content.decode()
+    assert f"/auth/account/sessions/{mine.uid}/end/" in text
+    assert f"/auth/account/sessions/{other.uid}/end/" in text
+    assert str(strangers.uid) not in text
+
+
+def test_a_session_elsewhere_can_be_ended(client: Client) -> None:
+    user, elsewhere = UserFactory(), Client()
+    sign_in(client, user)
+    other = sign_in(elsewhere, user)
+    assert client.post(f"/auth/account/sessions/{other.uid}/end/").status_code == 302
+    assert elsewhere.get("/api/v1/me").status_code == 401
+    assert client.get("/api/v1/me").status_code == 200
+
+
+def test_nobody_ends_anothers_session(client: Client) -> None:
+    victim = sign_in(Client(), UserFactory())
+    path = f"/auth/account/sessions/{victim.uid}/end/"
+    assert client.post(path).status_code == 404
+    sign_in(client, UserFactory())
+    assert client.post(path).status_code == 404
+    assert client.get(path).status_code == 405
+    assert Session.objects.get(pk=victim.pk).ended_at is None
+
+
+def test_the_sign_in_page_sends_the_signed_in_on(client: Client) -> None:
+    sign_in(client, UserFactory())
+    assert client.get("/auth/sign-in/?next=/instances").headers["Location"] == "/instances"
+    assert client.get("/auth/sign-in/?next=//evil.example").headers["Location"] == "/"
+
+
+def test_there_are_no_password_pages(client: Client) -> None:
+    for path in ("/auth/login/", "/auth/password_reset/", "/accounts/login/", "/admin/login/"):
+        assert client.get(path).status_code == 404
