@@ -97,13 +97,18 @@ def running() -> Iterator[Running]:
     shutil.rmtree(state, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """Playwright keeps an event loop in this thread while it lives; Django must not take it for async code of ours."""
+    before = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
         yield browser
         browser.close()
+    if before is None:
+        del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +132,7 @@ def page(visitor: BrowserContext) -> Page:
 
 def sign_in(page: Page, account: str) -> None:
     """Fill in the demo provider's form; the password is the name."""
-    page.get_by_label("Account").fill(account)
+    page.get_by_role("textbox",name="Account").fill(account)
     page.get_by_label("Password").fill(account)
     page.get_by_role("button", name="Sign in").click()
 

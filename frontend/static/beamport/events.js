@@ -4,11 +4,13 @@
 const SHORTEST = 1_000;
 const LONGEST = 30_000;
 const SIGNED_OUT = 4401;
+// the portal gives a sign of life every twenty seconds
+const SILENCE = 60_000;
 
 let socket = null;
 let wait = SHORTEST;
 let timer = null;
-let gap = false;
+let heard = 0;
 
 function address() {
   const url = new URL("/ws/events", location.href);
@@ -17,14 +19,16 @@ function address() {
 }
 
 function pass(message) {
+  heard = performance.now();
   let event;
   try {
     event = JSON.parse(message.data);
   } catch {
     return;
   }
-  if (event.type === "instance-changed") {
-    document.body.dispatchEvent(new CustomEvent("instance-changed", { detail: { id: event.id } }));
+  // "hello": the portal listens for this page from now on; before that, something may have been said to nobody
+  if (event.type === "instance-changed" || event.type === "hello") {
+    document.body.dispatchEvent(new CustomEvent("instance-changed", { detail: { id: event.id ?? null } }));
   }
 }
 
@@ -34,14 +38,11 @@ function connect() {
   socket = new WebSocket(address());
   socket.addEventListener("open", () => {
     wait = SHORTEST;
-    // something may have been said while nobody listened
-    if (gap) document.body.dispatchEvent(new CustomEvent("instance-changed", { detail: {} }));
-    gap = false;
+    heard = performance.now();
   });
   socket.addEventListener("message", pass);
   socket.addEventListener("close", (closed) => {
     socket = null;
-    gap = true;
     if (closed.code === SIGNED_OUT) return;
     timer = setTimeout(connect, wait * (0.75 + Math.random() / 2));
     wait = Math.min(wait * 2, LONGEST);
@@ -55,6 +56,9 @@ if (document.body.hasAttribute("data-events")) {
     if (document.visibilityState === "visible") connect();
   });
   addEventListener("online", connect);
+  setInterval(() => {
+    if (socket !== null && socket.readyState === WebSocket.OPEN && performance.now() - heard > SILENCE) socket.close();
+  }, SILENCE / 4);
   addEventListener("pagehide", () => {
     clearTimeout(timer);
     if (socket !== null) socket.close(1000);

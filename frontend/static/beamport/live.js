@@ -39,7 +39,15 @@ function announce() {
   if (changed.length) document.getElementById("announcer").textContent = changed.join(". ");
 }
 
+// A fragment knows nothing of what somebody has unfolded.
+let unfolded = [];
+
+document.body.addEventListener("htmx:before:swap", () => {
+  unfolded = [...document.querySelectorAll("details[id][open]")].map((part) => part.id);
+});
+
 document.body.addEventListener("htmx:after:swap", () => {
+  for (const id of unfolded) document.getElementById(id)?.setAttribute("open", "");
   announce();
   tick();
 });
