@@ -21,11 +21,13 @@ from urllib.parse import urlencode, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import TimeoutError as PoolTimeout
 
 from auth.oidc.errors import ProviderFailed, ProviderSlow
 
 DEADLINE = 5.0
+Timeouts = (PoolTimeout, TimeoutError)
 #: a provider that hangs can hold this many calls, no more; later ones fail at their deadline
 _calls = ThreadPoolExecutor(max_workers=8, thread_name_prefix="oidc")
 
@@ -141,9 +143,9 @@ def _call(
             preload_content=False, decode_content=False,
         )  # fmt: skip
         return _read(answer, limit)
-    except (urllib3.exceptions.TimeoutError, TimeoutError):
-        raise ProviderSlow("too-slow") from None
     except (HTTPError, OSError, ValueError) as error:
+        if isinstance(error, Timeouts) and not isinstance(error, NewConnectionError):  # urllib3 calls both a timeout
+            raise ProviderSlow("too-slow") from None
         raise ProviderFailed("call-failed") from error
     finally:
         pool.close()
