@@ -13,7 +13,7 @@ def explain(instance: Instance, reason: str, detail: str = "") -> str:
     parts = [reasons.sentence(reason)]
     if reason == "out-of-memory":
         parts = [_memory(instance)]
-    elif detail:
+    elif detail and (reason in reasons.DETAILED or reason not in reasons.SENTENCES):
         parts.append(detail)
     return " ".join(part for part in parts if part)
 

@@ -5,6 +5,9 @@ Codes that a provider adds are shown with a general sentence; the list is in doc
 
 from __future__ import annotations
 
+#: reasons whose sentence says too little without the provider's own text
+DETAILED = frozenset({"mount-missing", "ended", "failed"})
+
 #: reasons of a failed build that are the host's fault: worth one more try on another machine
 HOST_FAULTS = frozenset({"host-failed", "no-capacity", "image-pull-failed", "provider-lost-it"})
 
@@ -22,8 +25,11 @@ SENTENCES = {
     "deadline": "It took too long. Below are the last lines of its log, if it wrote any; Retry tries again.",
     "ended-at-once": "The machine ended right after it was started. Below are the last lines of its log.",
     "shut-down": "The machine was shut down from inside or by an operator. Start brings it back.",
+    "ended": "The machine ended by itself. Start brings it back.",
     "out-of-memory": "A program used up the machine's memory and was ended.",
     "disk-full": "The disk is full.",
+    "supervisor-restarted": "The service that keeps the machines was restarted. Start brings this one back.",
+    "home-owner": "Your home belongs to another account on the storage. An operator has to look at it.",
 }
 
 _UNKNOWN = "Something happened that the portal has no words for; support can look it up by this code: {code}."

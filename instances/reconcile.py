@@ -203,10 +203,11 @@ def _take(instance: Instance, lease: uuid.UUID, cloud: Provider, seen: Observati
 
 def _reason(instance: Instance, seen: Observation, step: Step) -> str:
     """Return why the instance goes there: the provider's word is better than ours, a cause than "too late"."""
-    if step.reason in ("shut-down", "failed", "ended-at-once") and seen.reason:
+    vague = {"failed": {""}, "shut-down": {""}, "ended-at-once": {"", "ended", "shut-down"}}
+    if seen.reason not in vague.get(step.reason, {seen.reason}):
         return seen.reason
-    if step.reason == "deadline" and instance.reason in ("no-capacity", "provider-unavailable"):
-        return instance.reason
+    if step.reason == "deadline" and instance.reason and not instance.last_call:
+        return instance.reason  # why the call could not be made
     said = seen.reason if seen.phase in (Phase.PENDING, Phase.RUNNING) else ""
     return step.reason or said or (instance.reason if step.state == instance.state else "")
 

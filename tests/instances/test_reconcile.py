@@ -279,6 +279,29 @@ def test_a_retry_of_a_failed_machine_makes_a_new_one(active, cloud, alice):
     assert not Leftover.objects.exists()
 
 
+def test_what_ends_at_once_for_want_of_memory_says_that(request_one, provider):
+    class TooBig(faulty.EndsAtOnce):
+        def _begin(self, machine):
+            super()._begin(machine)
+            machine.reason = "out-of-memory"
+
+    use_cloud(provider, TooBig(options(provider)))
+    instance = settle(request_one())
+    assert (instance.state, instance.reason) == ("error", "out-of-memory")
+
+
+@pytest.mark.parametrize("said", ["ended", "shut-down"])
+def test_what_ends_at_once_is_called_so_whatever_little_the_provider_says(request_one, provider, said):
+    class Ends(faulty.EndsAtOnce):
+        def _begin(self, machine):
+            super()._begin(machine)
+            machine.reason = said
+
+    use_cloud(provider, Ends(options(provider)))
+    instance = settle(request_one())
+    assert (instance.state, instance.reason) == ("error", "ended-at-once")
+
+
 # ---- machines that change by themselves ----
 def test_a_machine_that_vanished_is_an_error_not_a_new_machine(active, cloud):
     cloud.lose(active.ref)
