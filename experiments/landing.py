@@ -102,6 +102,7 @@ def context(user: User | Any, found: Found, number: str | None) -> dict[str, Any
         "status": status(proposal, at),
         "contact": proposal.contact or proposal.facility.contact,
         "license_url": license_url(proposal.license),
+        "more_url": proposal.url if proposal.url.startswith(("https://", "http://")) else "",
         "announced": found.announced,
     }
     if found.announced:

@@ -85,10 +85,11 @@ def _look_up(user: User | Any, named: list[str]) -> _Known:
 
 def _resolve(text: str, known: _Known) -> tuple[list[str], list[str]]:
     """Return what a text leads to, and what of it leads nowhere: the whole of it first, then its parts."""
-    forms = _candidates(text)
-    if forms and known.holds(forms[0]):
+    forms, parts = _candidates(text), _NEXT.split(text)
+    # an identifier may hold what looks like a second one; but white space after a comma ends the first
+    is_whole = bool(forms) and len(_NEXT.split(forms[0])) == len(parts)
+    if is_whole and known.holds(forms[0]):
         return [forms[0]], []
-    parts = _NEXT.split(text)
     if len(parts) == 1:
         hit = next((form for form in forms if known.holds(form)), None)
         return ([hit], []) if hit else ([], [text])
