@@ -20,6 +20,6 @@ class Page(CursorPagination):
     def decode_cursor(self, request: Request) -> Cursor | None:
         """Refuse a forged place: DRF would hand any text to the database as an id."""
         cursor: Cursor | None = super().decode_cursor(request)
-        if cursor and cursor.position is not None and not re.fullmatch(r"[0-9]{1,18}", cursor.position):
+        if cursor and cursor.position is not None and not re.fullmatch(r"[0-9]{1,18}", str(cursor.position)):
             raise NotFound(self.invalid_cursor_message)
         return cursor
