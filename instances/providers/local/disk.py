@@ -28,7 +28,8 @@ async def _run(*argv: str, seconds: float, uid: int | None = None) -> tuple[int,
         **ids,  # type: ignore[arg-type]
     )
     try:
-        out, _ = await asyncio.wait_for(process.communicate(), seconds)
+        async with asyncio.timeout(seconds):
+            out, _ = await process.communicate()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

@@ -107,7 +107,9 @@ class Machines:
         return [self._seen(record) for record in records if record and record.deployment == deployment]
 
     def console(self, name: str, deployment: str) -> str:
-        self._mine(name, deployment)
+        record = self.store.read(name)
+        if record is None or record.deployment != deployment:
+            return ""
         return tail(self.store.folder(name) / "log", LINES)
 
     def capacity(self) -> dict[str, int]:

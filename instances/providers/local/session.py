@@ -88,10 +88,12 @@ class Session:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(inside, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.ended.wait(), grace)
+                async with asyncio.timeout(grace):
+                    await self.ended.wait()
                 return
         self.kill()
-        await asyncio.wait_for(self.ended.wait(), 10)
+        async with asyncio.timeout(10):
+            await self.ended.wait()
 
     def kill(self) -> None:
         """End the whole pid namespace: it dies with its first process."""
@@ -153,7 +155,8 @@ async def start(order: Order, log: Log, ended: Callable[[Session, int], None]) -
             os.close(fd)
     _follow(output, log)
     try:
-        fault, told = await asyncio.wait_for(asyncio.gather(_all(status), _all(info)), START_SECONDS)
+        async with asyncio.timeout(START_SECONDS):
+            fault, told = await asyncio.gather(_all(status), _all(info))
         if fault:
             raise _as_error(json.loads(fault))
         first = os.pidfd_open(json.loads(told)["child-pid"])

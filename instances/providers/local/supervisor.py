@@ -96,7 +96,7 @@ class Server:
                 return
             while line := await reader.readline():
                 await self._one(line, writer)
-        except (ConnectionError, ValueError, asyncio.CancelledError):
+        except (ConnectionError, TimeoutError, ValueError, asyncio.CancelledError):
             pass  # gone, or a line longer than any of ours
         finally:
             writer.close()
@@ -104,10 +104,12 @@ class Server:
     async def _one(self, line: bytes, writer: asyncio.StreamWriter) -> None:
         try:
             request = json.loads(line)
-            number, operation = request.pop("id", None), request.pop("op", "")
-        except (ValueError, AttributeError):
+        except ValueError:
+            request = None
+        if not isinstance(request, dict):
             await _send(writer, pack_error(Rejected("not a JSON object")))
             return
+        number, operation = request.pop("id", None), request.pop("op", "")
         if operation == "watch":
             await _send(writer, {"id": number, "ok": True, "result": None})
             await self._watch(writer)
@@ -143,7 +145,8 @@ class Server:
         try:
             while True:
                 try:
-                    event = await asyncio.wait_for(queue.get(), _HEARTBEAT)
+                    async with asyncio.timeout(_HEARTBEAT):
+                        event = await queue.get()
                 except TimeoutError:
                     event = {"event": "heartbeat"}
                 await _send(writer, event)
@@ -153,7 +156,8 @@ class Server:
 
 async def _send(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
     writer.write(json.dumps(answer).encode() + b"\n")
-    await asyncio.wait_for(writer.drain(), 10)
+    async with asyncio.timeout(10):
+        await writer.drain()
 
 
 async def _repeat(work: Callable[[], Awaitable[None]], every: float) -> None:
