@@ -54,9 +54,9 @@ def radius(shape: tuple[int, int], number: int) -> np.ndarray:
         y = np.arange(rows)[:, None] + (20 if number % 2 == 0 else -rows - 20)
         return np.hypot(y, np.arange(columns)[None, :] - columns / 2)
     row, column = divmod(number, 2)
-    y = np.arange(rows)[:, None] - rows * 0.5 + (row - 3.5) * rows * 0.12
+    from_top = np.arange(rows)[:, None] - rows * 0.5 + (row - 3.5) * rows * 0.12
     x = np.arange(columns)[None, :] + (12 if column else -columns - 12)
-    return np.hypot(y, x)
+    return np.hypot(from_top, x)
 
 
 def rings(rng: np.random.Generator, shape: tuple[int, int], number: int) -> np.ndarray:
