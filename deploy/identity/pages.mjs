@@ -52,8 +52,8 @@ export function signInPage(uid, { login = '', failed = false } = {}) {
 <input id="password" name="password" type="password" autocomplete="current-password" required${described}>
 <button type="submit">Sign in</button>
 </form>
-<section aria-labelledby="who">
-<h2 id="who">Accounts of the demo</h2>
+<section>
+<h2>People of the demo</h2>
 <ul>${names.join('')}</ul>
 <p>The password is the account’s name. These people are invented; a real portal sends you to your own institution.</p>
 </section>`);

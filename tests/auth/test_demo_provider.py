@@ -64,7 +64,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def environment(place: Path, port: int) -> dict[str, str]:
+def environment(place: Path, port: int, portal: str = "") -> dict[str, str]:
     secret = place / "client_secret"
     secret.write_text("a secret: with/odd characters%\n")
     return {
@@ -73,13 +73,13 @@ def environment(place: Path, port: int) -> dict[str, str]:
         "ISSUER": f"http://127.0.0.1:{port}",
         "CLIENT_ID": "beamport",
         "CLIENT_SECRET_FILE": str(secret),
-        "REDIRECT_URI": f"{django_settings.PORTAL_URL}/auth/demo/callback/",
+        "REDIRECT_URI": f"{portal or django_settings.PORTAL_URL}/auth/demo/callback/",
         "KEYS_FILE": str(place / "keys.json"),
     }
 
 
-def started(folder: Path, place: Path) -> DemoProvider:
-    variables = environment(place, free_port())
+def started(folder: Path, place: Path, portal: str = "") -> DemoProvider:
+    variables = environment(place, free_port(), portal)
     process = subprocess.Popen(
         [wheel() / "bin" / "node", folder / "server.mjs"], env=variables, stdout=subprocess.PIPE, text=True
     )
