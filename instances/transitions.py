@@ -135,12 +135,9 @@ def retry(instance: Instance, target: Target, *, event: str, actor: User | None 
 
 def new_attempt(instance: Instance, *, lease: uuid.UUID, reason: str) -> bool:
     """Give a failed machine up: it becomes a leftover for the sweep, and a new one is made under the next name."""
+    old = instance.ref
     with transaction.atomic():
-        if instance.ref:
-            Leftover.objects.get_or_create(
-                provider_id=instance.provider_id, ref=instance.ref, defaults={"instance": instance}
-            )
-        return _write(
+        written = _write(
             instance,
             event="new-attempt",
             only=Q(lease_token=lease),
@@ -155,6 +152,9 @@ def new_attempt(instance: Instance, *, lease: uuid.UUID, reason: str) -> bool:
             reason=reason,
             detail=reasons.sentence(reason),
         )
+        if written and old:
+            Leftover.objects.get_or_create(provider_id=instance.provider_id, ref=old, defaults={"instance": instance})
+    return written
 
 
 def ask_reboot(instance: Instance, *, actor: User | None = None) -> bool:
