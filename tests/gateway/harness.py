@@ -191,8 +191,9 @@ class Harness:
         self.folder = Path(tempfile.mkdtemp(prefix="gw-", dir="/var/tmp"))
         self.portal = Portal()
         self.loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._servers: list[uvicorn.Server] = []
+        self._backends: list[Backend] = []
         self.port = _free_port()
         self.log_path = self.folder / "log"
         self.config = Config(
@@ -218,6 +219,15 @@ class Harness:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(WAIT)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run(self) -> None:
+        """Run the loop, and leave nothing open whose descriptor could be another test's by then."""
+        self.loop.run_forever()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_until_complete(asyncio.sleep(0.02))
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
 
     async def _start(self) -> None:
         for name, application in (("internal", self.portal.internal), ("web", self.portal.web)):
@@ -245,11 +255,13 @@ class Harness:
 
     async def _stop(self) -> None:
         await self.gateway.stop()
+        for stream in self.portal.streams:
+            stream.put_nowait(None)
+        await asyncio.sleep(0.02)
         for server in self._servers:
             server.should_exit = server.force_exit = True
-        for task in asyncio.all_tasks(self.loop) - {asyncio.current_task()}:
-            task.cancel()
-        await asyncio.sleep(0.05)
+        for backend in self._backends:
+            backend.server.close()
         self._log.close()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -280,6 +292,7 @@ class Harness:
     def instance(self, slug: str = "alpha1234", state: str = "active", **row: Any) -> Backend:
         """Make an instance with a back end, and let the gateway know."""
         backend = Backend(self.folder / f"{slug}.sock")
+        self._backends.append(backend)
         self.run(backend.start())
         self.route(slug, state, backend.path, **row)
         return backend
@@ -334,7 +347,7 @@ class Harness:
     def get(self, path: str = "/", *, host: str | None = None, method: str = "GET", **fields: str) -> Reply:
         """One request on a connection of its own; a field's underscores become hyphens."""
         with self.connect() as wire:
-            wire.send(request(method, path, host or self.host(), **fields))
+            wire.send(request(method, path, self.host() if host is None else host, **fields))
             return wire.reply(method)
 
     def same_origin(self, path: str = "/", *, cookie: str, slug: str = "alpha1234", **fields: str) -> Reply:
