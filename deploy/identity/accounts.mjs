@@ -31,9 +31,9 @@ function person(login, given, family, id, entitlements) {
 }
 
 export const ACCOUNTS = [
-  person('scientist', 'Jana', 'Nováková', 'X-1001', ['xfel-users:role=pi']),
-  person('collaborator', 'Tariq', 'al-Hassan', 'X-1002', ['xfel-users']),
-  person('operator', 'Åsa', 'Lindqvist', 'X-1003', ['xfel-staff']),
+  person('scientist', 'Ada', 'Lamprecht', 'X-1001', ['xfel-users:role=pi']),
+  person('collaborator', 'Ben', 'Okafor', 'X-1002', ['xfel-users']),
+  person('operator', 'Olga', 'Perator', 'X-1003', ['xfel-staff']),
 ];
 
 /** Which scope brings which claims; all but `sub` come from userinfo only. */

@@ -9,6 +9,7 @@ import pytest
 from django.core.cache import cache
 from django.test import Client
 
+from auth.models import User
 from auth.oidc import shelf
 from portal.audit import AuditEvent
 from tests.auth.hostile_op import HostileOP
@@ -69,3 +70,11 @@ def leads_to(response: Any) -> str:
 def reason() -> str:
     """Return the reason of the last failed sign-in."""
     return AuditEvent.objects.filter(action="login_failed").latest("pk").reason
+
+
+def refused(op: HostileOP, browser: Browser, why: str, status: int = 400) -> None:
+    response = browser.sign_in(op)
+    assert response.status_code == status
+    assert reason() == why
+    assert not browser.is_signed_in()
+    assert not User.objects.exists()

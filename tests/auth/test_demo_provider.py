@@ -165,7 +165,7 @@ def test_a_whole_sign_in_comes_back_with_a_session(provider: DemoProvider, brows
     assert leads_to(response) == "/instances/new?dois=10.22003%2FXFEL.EU-DATA-700000-00"
     assert browser.is_signed_in()
     user = User.objects.get()
-    assert (user.display_name, user.email, user.email_verified) == ("Jana Nováková", "scientist@facility.example", True)
+    assert (user.display_name, user.email, user.email_verified) == ("Ada Lamprecht", "scientist@facility.example", True)
     person.refresh_from_db()
     assert person.user == user
     identity = Identity.objects.get()
