@@ -42,11 +42,11 @@ class Site:
         if not text.isdigit() or not 0 < int(text) < 65535:
             raise CannotStart(f"PORT must be a number from 1 to 65534, not {text!r}; the demo takes the next one too.")
         port = int(text)
-        url = given("PORTAL_URL") or f"http://localhost:{port}"
+        url = (given("PORTAL_URL") or f"http://localhost:{port}").rstrip("/")
         apps = given("APPS_DOMAIN") or f"apps.{url.partition('://')[2]}"
         issuer = given("OIDC_ISSUER") or (f"http://127.0.0.1:{port + 1}" if demo else "")
         listen = ",".join(f"{host}:{port}" for host in loopback())
-        site = cls(demo, port, url.rstrip("/"), apps, issuer, listen if demo else given("GATEWAY_LISTEN") or listen)
+        site = cls(demo, port, url, apps, issuer, listen if demo else given("GATEWAY_LISTEN") or listen)
         site._check()
         return site
 
