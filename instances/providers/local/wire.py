@@ -88,9 +88,9 @@ def unpack_spec(given: dict[str, Any]) -> Spec:
             host=str(given["host"]),
             welcome={str(path): str(text) for path, text in given.get("welcome", {}).items()},
         )
-    except (KeyError, TypeError, ValueError) as error:
+        _check(spec)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise Rejected(f"the spec cannot be read: {error!r}") from error
-    _check(spec)
     return spec
 
 
@@ -127,5 +127,5 @@ def _check_data(mount: Mount) -> None:
     inside = parts[:3] == ["", "work", "data"] and len(parts) > 3 and all(_FOLDER.fullmatch(part) for part in parts[3:])
     if not inside:
         raise Rejected(f"data are mounted below /work/data, not at {mount.target!r}")
-    if not mount.read_only or not mount.source.startswith("/") or "\0" in mount.source:
+    if not mount.read_only or not mount.source.startswith("/") or b"\0" in mount.source.encode():
         raise Rejected(f"data are mounted read-only from an absolute path: {mount.target!r}")
