@@ -133,12 +133,12 @@ class Client(asyncio.Protocol):
             request = self.request = parse_request(head)
             self._gateway.handle(self, request)
         except Refused as refused:
-            self.refuse(refused)
+            self.refuse(refused, buffer)
 
-    def refuse(self, refused: Refused) -> None:
-        """Answer a request that is not passed on, and close; its body is not read."""
+    def refuse(self, refused: Refused, start: bytes | bytearray = b"") -> None:
+        """Answer a request that is not passed on, and close; its body is not read. `start` is what was sent."""
         if refused.status == 431 and self.request is None:
-            answer = pages.too_large(self._gateway.on_instance_origin(self._buffer))
+            answer = pages.too_large(self._gateway.on_instance_origin(start))
         else:
             answer = pages.refusal(refused.status, str(refused), self.request)
         self.answer(answer)
