@@ -6,6 +6,7 @@ import unicodedata
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
@@ -43,6 +44,8 @@ class LocalYear(Func):
     output_field = IntegerField()
 
 
+NEWEST = (F("start_at").desc(nulls_last=True), F("id").desc())
+OLDEST = (F("start_at").asc(nulls_first=True), F("id").asc())
 YEAR = LocalYear(F("proposal__facility__time_zone"), F("start_at"))
 
 
@@ -90,7 +93,7 @@ class Filters:
         if self.instrument:
             experiments = experiments.filter(instrument__code=self.instrument)
         if self.year is not None:
-            experiments = experiments.alias(local_year=YEAR).filter(local_year=self.year)
+            experiments = _in_year(experiments, self.year)
         if self.doi:
             pid = parse_pid(self.doi)
             forms = pid.candidates if pid else ()
@@ -123,8 +126,24 @@ class Choices:
 def choices(user: User | Any) -> Choices:
     visible = Experiment.objects.visible_to(user)
     instruments = Instrument.objects.filter(Exists(visible.filter(instrument=OuterRef("pk")))).order_by("name")
-    years = visible.filter(start_at__isnull=False).annotate(local_year=YEAR).values_list("local_year", flat=True)
-    return Choices(list(instruments), list(years.distinct().order_by("-local_year")))
+    return Choices(list(instruments), _years(visible))
+
+
+def _years(visible: ExperimentQuerySet) -> list[int]:
+    """Every year from the newest visible experiment to the oldest: the two ends of an index, however many there are."""
+    dated = visible.filter(start_at__isnull=False).annotate(local_year=YEAR)
+    newest = dated.order_by(*NEWEST).values_list("local_year", flat=True).first()
+    oldest = dated.order_by(*OLDEST).values_list("local_year", flat=True).first()
+    return list(range(newest, oldest - 1, -1)) if newest is not None else []
+
+
+def _in_year(experiments: ExperimentQuerySet, year: int) -> ExperimentQuerySet:
+    """Those of a year in their facility's zone; the index narrows down to that year and a day on both sides."""
+    if not MINYEAR < year < MAXYEAR:
+        return experiments.none()
+    day = timedelta(days=1)
+    begin, end = datetime(year, 1, 1, tzinfo=UTC) - day, datetime(year + 1, 1, 1, tzinfo=UTC) + day
+    return experiments.filter(start_at__gte=begin, start_at__lt=end).alias(local_year=YEAR).filter(local_year=year)
 
 
 def page(experiments: ExperimentQuerySet, *, after: str = "", before: str = "") -> Page:
@@ -132,16 +151,14 @@ def page(experiments: ExperimentQuerySet, *, after: str = "", before: str = "") 
 
     An anchor that is not in the list (gone, closed, made up) leads to the first page.
     """
-    newest = (F("start_at").desc(nulls_last=True), F("id").desc())
     anchor = _anchor(experiments, after or before)
     if anchor is None:
-        rows = list(experiments.order_by(*newest)[: PAGE + 1])
+        rows = list(experiments.order_by(*NEWEST)[: PAGE + 1])
         return Page(rows[:PAGE], older=_more(rows))
     if after:
-        rows = list(experiments.filter(_older(*anchor)).order_by(*newest)[: PAGE + 1])
+        rows = list(experiments.filter(_older(*anchor)).order_by(*NEWEST)[: PAGE + 1])
         return Page(rows[:PAGE], newer=_uid(rows[:1]), older=_more(rows))
-    oldest = (F("start_at").asc(nulls_first=True), F("id").asc())
-    rows = list(experiments.filter(_newer(*anchor)).order_by(*oldest)[: PAGE + 1])
+    rows = list(experiments.filter(_newer(*anchor)).order_by(*OLDEST)[: PAGE + 1])
     shown = rows[:PAGE][::-1]
     return Page(shown, newer=_uid(shown[:1]) if len(rows) > PAGE else "", older=_uid(shown[-1:]))
 

@@ -68,6 +68,12 @@ class TestFilters:
         assert titles(ask(client, year=2020)) == []
         assert ask(client).context["choices"].years == [2021]
 
+    def test_the_years_offered_reach_from_the_oldest_to_the_newest(self, client: Client) -> None:
+        for year in (2019, 2022):
+            an_open(start_at=datetime(year, 6, 1, tzinfo=UTC))
+        an_open(start_at=None)
+        assert ask(client).context["choices"].years == [2022, 2021, 2020, 2019]
+
     @pytest.mark.parametrize(
         "query",
         [{"show": "all"}, {"show": "all'--"}, {"year": "x"}, {"year": "20211"}, {"year": "٢٠٢١"}, {"year": "-001"}],
@@ -179,7 +185,7 @@ class TestPages:
             with CaptureQueriesContext(connection) as queries:
                 ask(client)
             counts.append(sum('"experiments_' in query["sql"] for query in queries))
-        assert counts == [3, 3]
+        assert counts == [4, 4]
 
 
 class TestEmpty:
