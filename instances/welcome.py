@@ -85,7 +85,9 @@ if found:
     shown = axes.imshow(frame, origin="lower", interpolation="nearest", vmin=low, vmax=high)
     axes.set(title=f"{found[0]}, train {train}", xlabel="x / pixel", ylabel="y / pixel")
     figure.colorbar(shown, ax=axes, label=found[1])
-    plt.show()"""
+    plt.show()
+    size = " × ".join(map(str, frame.shape))
+    print(f"{size} pixels, smallest value {np.nanmin(frame)}, largest {np.nanmax(frame)}")"""
 
 
 def notebook(title: str, runs: Sequence[RunInfo]) -> str:

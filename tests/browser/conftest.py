@@ -50,11 +50,16 @@ def free_port() -> int:
 
 
 def start(state: Path, port: int, seconds: float = 240) -> Running:
-    """Run the same set-up and start as `make run`, and wait for its Ready line."""
+    """Start the portal as `make run` does and wait for its Ready line; what `make test` has built is not built again."""
     environment = {key: value for key, value in os.environ.items() if key not in OURS}
     environment |= {"BEAMPORT_STATE": str(state), "PORT": str(port), "BEAMPORT_DEMO": "1"}
+    command = ["-m", "portal.embedded.bootstrap", "run"]
+    if images := os.environ.get("BEAMPORT_TEST_IMAGES"):
+        (state / "images").mkdir(mode=0o755)
+        (state / "images" / "jupyter").symlink_to(Path(images, "jupyter").resolve())
+        command = ["manage.py", "up"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "portal.embedded.bootstrap", "run"],
+        [sys.executable, *command],
         cwd=ROOT,
         env=environment,
         text=True,

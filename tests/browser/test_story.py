@@ -72,6 +72,7 @@ class TestStory:
 
     def test_the_notebook_opens_the_newest_run(self, running: Running, page: Page) -> None:
         expect(page.get_by_role("tab", name=re.compile("Welcome"))).to_be_visible(timeout=LAB_READY)
+        expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=LAB_READY)
         page.get_by_role("menuitem", name="Run", exact=True).click(timeout=LAB_READY)
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         printed = page.get_by_text(re.compile(r"Sum of train ids: \d+")).first
@@ -106,7 +107,7 @@ class TestStory:
         shot(page, "notebook")
 
     def test_the_data_are_read_only_and_nothing_else_can_be_reached(self, running: Running, page: Page) -> None:
-        seen = terminal(page, "touch /work/data/*/r*/x")
+        seen = terminal(page, "for run in /work/data/*/r*; do touch $run/x; done")
         assert "Read-only file system" in seen
         portal = f"python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {running.port}), 3)'"
         assert "refused" in terminal(page, portal) or "unreachable" in terminal(page, portal)
@@ -181,15 +182,8 @@ class TestStory:
         assert "home-mark" in terminal(page, "cat /work/home/mark.txt")
 
     def test_delete_keeps_the_home_and_a_new_instance_has_it(self, running: Running, page: Page) -> None:
-        while True:
-            page.goto(f"{running.url}/instances/")
-            links = page.locator("main a[href^='/instances/']").filter(visible=True)
-            targets = [link.get_attribute("href") or "" for link in links.all()]
-            alive = [target for target in targets if re.fullmatch(r"/instances/[0-9a-f-]{36}/", target)]
-            if not alive:
-                break
-            page.goto(running.url + alive[0])
-            self.delete(page)
+        for href in self.instances(running, page):
+            self.delete(running, page, href)
         page.goto(f"{running.url}/instances/new?dois={DOI}")
         page.get_by_role("button", name="Start").click()
         page.wait_for_url(re.compile(r"\.apps\.localhost:\d+/lab"), timeout=60_000)
@@ -215,15 +209,20 @@ class TestStory:
         assert ours == []
 
     @staticmethod
-    def open_first(running: Running, page: Page) -> None:
+    def instances(running: Running, page: Page) -> list[str]:
+        """Return the addresses of the instances in the list, the newest first."""
         page.goto(f"{running.url}/instances/")
         hrefs = [link.get_attribute("href") or "" for link in page.locator("main a[href^='/instances/']").all()]
-        details = [href for href in hrefs if re.fullmatch(r"/instances/[0-9a-f-]{36}/", href)]
-        assert details, "no instance in the list"
-        page.goto(running.url + details[-1])
+        return list(dict.fromkeys(href for href in hrefs if re.fullmatch(r"/instances/[0-9a-f-]{36}/", href)))
 
-    @staticmethod
-    def delete(page: Page) -> None:
+    def open_first(self, running: Running, page: Page) -> None:
+        """Open the page of the instance that was made first."""
+        page.goto(running.url + self.instances(running, page)[-1])
+
+    def delete(self, running: Running, page: Page, href: str) -> None:
+        page.goto(running.url + href)
         page.get_by_role("button", name="Delete").or_(page.get_by_role("link", name="Delete")).first.click()
         page.get_by_role("button", name=re.compile("Delete")).last.click()
-        page.wait_for_url(re.compile(r"/instances/$"), timeout=30_000)
+        expect(page.locator(f"main a[href='{href}']")).to_have_count(0, timeout=30_000)
+        while href in self.instances(running, page):
+            page.wait_for_timeout(200)
