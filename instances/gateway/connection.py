@@ -174,8 +174,13 @@ class Client(asyncio.Protocol):
         exchange.begin(self.take_held())
 
     def later(self, task: asyncio.Task[None]) -> None:
-        """A decision that takes a call to the portal is under way."""
+        """A decision that takes a call to the portal is under way; without one there is no answer."""
         self._task = task
+        task.add_done_callback(self._given_up)
+
+    def _given_up(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:
+            self.abort()
 
     def decided(self) -> None:
         self._task = None

@@ -63,7 +63,10 @@ class Entry:
 
     async def finish(self, request: Request, slug: str) -> pages.Answer:
         """Exchange a ticket for a session cookie."""
-        query = parse_qs(request.target.partition(b"?")[2].decode(), max_num_fields=8)
+        try:
+            query = parse_qs(request.target.partition(b"?")[2].decode(), max_num_fields=8)
+        except ValueError:
+            return pages.cannot_enter(self._portal_url)
         ticket = query.get("t", [""])[0]
         to = safe_path(query.get("to", ["/"])[0])
         again = "again" in query

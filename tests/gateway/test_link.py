@@ -1,0 +1,357 @@
+"""The link to the portal: lost, found again, and what it means meanwhile; probes, reports and who may answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instances.gateway import link, probes
+from instances.gateway.config import CannotStart, read
+from instances.gateway.server import Gateway
+from instances.gateway.upstream import Endpoint, NotConnected, Pool, Target, open_socket
+from instances.lifecycle import State
+from tests.gateway.harness import INSTANCE_KEY, Backend, Harness
+
+
+# ---- the link ----
+def test_a_snapshot_brings_routes_sessions_and_keys(gateway: Harness) -> None:
+    backend = gateway.instance()
+    _sid, cookie = gateway.session()
+    second = Harness(internal=gateway.config.internal, web=gateway.config.web)
+    second.port, second.config = gateway.port, second.config
+    with second:
+        reply = second.get(host=second.host(), Cookie=cookie, Sec_Fetch_Site="same-origin")
+    assert reply.status == 200
+    assert len(backend.heads) == 1
+
+
+def test_a_lost_stream_comes_back_with_a_snapshot(gateway: Harness) -> None:
+    gateway.instance()
+    sid, cookie = gateway.session()
+    del gateway.portal.sessions[sid]  # withdrawn, and the message lost with the stream
+    for stream in gateway.portal.streams:
+        gateway.call(stream.put_nowait, None)
+    gateway.until(lambda: gateway.gateway.sessions.get(sid) is None)
+    assert gateway.same_origin(cookie=cookie).status == 401
+
+
+def test_a_route_that_went_while_the_link_was_down_is_closed(gateway: Harness) -> None:
+    gateway.instance()
+    _sid, cookie = gateway.session()
+    del gateway.portal.routes["alpha1234"]
+    for stream in gateway.portal.streams:
+        gateway.call(stream.put_nowait, None)
+    gateway.until(lambda: gateway.gateway.routes.get("alpha1234") is None)
+    assert gateway.same_origin(cookie=cookie).status == 503
+
+
+def test_a_session_made_while_the_snapshot_is_loaded_survives_it(gateway: Harness) -> None:
+    gateway.instance()
+    sessions = gateway.gateway.sessions
+    sid, _cookie = gateway.session()
+    known = sessions.get(sid)
+    assert known is not None
+    gateway.call(sessions.replace, [], known.seen - 1)
+    assert sessions.get(sid) is known
+    gateway.call(sessions.replace, [], known.seen + 1)
+    assert sessions.get(sid) is None
+
+
+def test_no_heartbeat_means_a_new_stream(gateway: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway.portal.silent = True
+    gateway.until(lambda: not gateway.gateway.link.up.is_set())
+    gateway.portal.silent = False
+    gateway.until(lambda: gateway.gateway.link.up.is_set())
+    assert link.SILENCE == 3.0
+
+
+def test_with_the_portal_away_living_sessions_go_on_and_nothing_is_granted(gateway: Harness) -> None:
+    gateway.instance()
+    _sid, cookie = gateway.session()
+    gateway.portal.away = True
+    for stream in gateway.portal.streams:
+        gateway.call(stream.put_nowait, None)
+    gateway.until(lambda: not gateway.gateway.link.up.is_set())
+    assert gateway.same_origin(cookie=cookie).status == 200
+    gateway.portal.away = False
+    gateway.until(lambda: gateway.gateway.link.up.is_set())
+
+
+def test_cookies_expire_by_the_portals_clock(gateway: Harness) -> None:
+    gateway.instance()
+    _sid, cookie = gateway.session(life=60)
+    gateway.portal.away = True
+    gateway.call(gateway.gateway.clock.set, gateway.gateway.clock.now() + 120)
+    assert gateway.same_origin(cookie=cookie).status == 401
+
+
+# ---- probes ----
+def test_a_starting_instance_is_probed_and_reported_ready(gateway: Harness) -> None:
+    seen: list[bytes] = []
+    backend = Backend(gateway.folder / "alpha1234.sock")
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await backend.head(reader))
+        busy = len(seen) < 3
+        writer.write(b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % (b"503 Not Yet" if busy else b"200 OK"))
+
+    backend.handler = handler
+    gateway.run(backend.start())
+    row = gateway.route("alpha1234", "starting", backend.path, version=7)
+    gateway.until(lambda: any(path == "/ready" for path, _ in gateway.portal.calls))
+    path, body = gateway.portal.calls[0]
+    assert (path, body) == ("/ready", {"instance": row["instance"], "version": 7})
+    assert len(seen) >= 3
+    assert seen[0].startswith(b"GET /api/status HTTP/1.1\r\n")
+    assert b"\r\nAuthorization: token " in seen[0]
+
+
+def test_a_busy_portal_is_told_again(gateway: Harness) -> None:
+    gateway.portal.ready_status = 409
+    gateway.instance(state="starting")
+    gateway.until(lambda: len(gateway.portal.calls) >= 3)
+    assert {path for path, _ in gateway.portal.calls} == {"/ready"}
+
+
+def test_a_starting_instance_is_not_served(gateway: Harness) -> None:
+    gateway.portal.ready_status = 409
+    backend = gateway.instance(state="starting")
+    _sid, cookie = gateway.session()
+    assert gateway.same_origin(cookie=cookie).status == 503
+    assert backend.heads == []
+
+
+def test_one_probe_at_a_time(gateway: Harness) -> None:
+    backend = Backend(gateway.folder / "alpha1234.sock")
+
+    async def hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    backend.handler = hangs
+    gateway.run(backend.start())
+    gateway.route("alpha1234", "starting", backend.path)
+    gateway.until(lambda: backend.connections == 1)
+    gateway.run(asyncio.sleep(0.6))
+    assert backend.connections == 1
+    assert gateway.portal.calls == []
+
+
+def jupyter(backend: Backend, kernels: bytes, terminals: bytes = b"[]", status: bytes = b"200 OK") -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await backend.head(reader)
+        body = {b"/api/kernels": kernels, b"/api/terminals": terminals}.get(head.split(b" ")[1], b"{}")
+        writer.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
+
+    backend.handler = handler
+
+
+def look(gateway: Harness) -> dict[str, Any]:
+    route = gateway.gateway.routes.get("alpha1234")
+    assert route is not None
+    row: dict[str, Any] = gateway.run(gateway.gateway.probes._look(route))
+    return row
+
+
+def test_the_report_says_who_answers_what_passed_and_who_works(gateway: Harness) -> None:
+    backend = gateway.instance()
+    _sid, cookie = gateway.session()
+    gateway.same_origin(cookie=cookie)
+    jupyter(
+        backend,
+        b'[{"execution_state": "busy", "last_activity": "2026-01-01T12:00:00.5Z"}, {"execution_state": "idle"}]',
+        b'[{"name": "1", "last_activity": "2026-01-01T13:00:00Z"}]',
+    )
+    row = look(gateway)
+    assert row["answers"] == {"jupyter": True}
+    assert (row["requests"], row["sent"], row["sockets"]) == (1, 5, 0)
+    assert row["activity"] == {"busy": 1, "kernels": 2, "last_active": 1767272400.0}
+    assert "activity" not in look(gateway), "asked once a minute"
+
+
+@pytest.mark.parametrize("kernels", [b"", b"{", b"{}", b'"x"', b"[1, null]", b'[{"last_activity": "never"}]'])
+def test_an_instance_that_answers_nonsense_is_not_called_idle_or_busy(gateway: Harness, kernels: bytes) -> None:
+    jupyter(gateway.instance(), kernels)
+    activity = look(gateway)["activity"]
+    assert activity is None or (activity["busy"], activity["last_active"]) == (0, None)
+
+
+@pytest.mark.parametrize("status", [b"403 Forbidden", b"500 No", b"404 Not Found"])
+def test_an_error_is_no_answer(gateway: Harness, status: bytes) -> None:
+    jupyter(gateway.instance(), b"[]", status=status)
+    assert look(gateway)["answers"] == {"jupyter": False}
+
+
+def test_an_endless_answer_to_a_probe_is_given_up(gateway: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "_LIMIT", 10_000)
+    backend = gateway.instance()
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await backend.head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x" * 1000)
+            await writer.drain()
+
+    backend.handler = endless
+    assert look(gateway)["answers"] == {"jupyter": False}
+
+
+# ---- who may stand behind a socket ----
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def listening(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    sock.listen()
+    return sock
+
+
+def test_a_link_in_place_of_a_socket_is_refused(folder: Path) -> None:
+    with listening(folder / "portal.sock"):
+        (folder / "jupyter.sock").symlink_to(folder / "portal.sock")
+        with pytest.raises(OSError, match="no socket"):
+            asyncio.run(open_socket(Endpoint(str(folder / "jupyter.sock"))))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "fifo", "missing"])
+def test_what_is_no_socket_is_refused(folder: Path, kind: str) -> None:
+    path = folder / "jupyter.sock"
+    if kind == "file":
+        path.write_text("x")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    with pytest.raises(OSError):
+        asyncio.run(open_socket(Endpoint(str(path))))
+
+
+def test_who_listens_is_asked_before_a_byte_is_sent(folder: Path) -> None:
+    asked: list[int] = []
+
+    def refuse(uid: int) -> bool:
+        asked.append(uid)
+        return False
+
+    with listening(folder / "jupyter.sock") as sock:
+        target = Target("x", Endpoint(str(folder / "jupyter.sock")), b"", guarded=True)
+        with pytest.raises(NotConnected):
+            asyncio.run(Pool(refuse).connect(target))
+        other, _ = sock.accept()
+        assert other.recv(10) == b""
+        other.close()
+    assert asked == [os.getuid()]
+
+
+@pytest.mark.parametrize(
+    ("ours", "portal", "peer", "allowed"),
+    [
+        (901, 900, 20_001, True),
+        (901, 900, 900, False),  # the portal's own socket
+        (901, 900, 901, False),  # ours
+        (901, 0, 0, False),
+        (0, 0, 0, False),
+        (0, 0, 20_001, True),
+        (1000, 1000, 1000, True),  # all is one plain user
+    ],
+)
+def test_the_portal_and_the_gateway_are_no_instances(
+    gateway: Harness, monkeypatch: pytest.MonkeyPatch, ours: int, portal: int, peer: int, allowed: bool
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: ours)
+    monkeypatch.setattr(gateway.gateway.link, "portal_uid", portal)
+    assert Gateway._may_serve(gateway.gateway, peer) is allowed
+
+
+def test_the_portals_uid_is_learnt_from_its_socket(gateway: Harness) -> None:
+    assert gateway.gateway.link.portal_uid == os.getuid()
+
+
+def test_a_path_longer_than_a_socket_address_is_reached(folder: Path) -> None:
+    deep = folder / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    here = os.getcwd()
+    os.chdir(deep)
+    try:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind("s.sock")
+        sock.listen()
+    finally:
+        os.chdir(here)
+    assert stat.S_ISSOCK((deep / "s.sock").lstat().st_mode)
+    asyncio.run(open_socket(Endpoint(str(deep / "s.sock")))).close()
+    sock.close()
+
+
+# ---- routes and configuration ----
+def test_an_instances_secret_follows_its_epoch(gateway: Harness) -> None:
+    from portal.lib.hashing import instance_secret
+
+    row = gateway.route("alpha1234", "active", Path("/x"), secret_epoch=3)
+    route = gateway.gateway.routes.get("alpha1234")
+    assert route is not None
+    assert route.services["jupyter"].secret == instance_secret(INSTANCE_KEY, row["instance"], 3, "jupyter")
+    assert route.state is State.ACTIVE
+
+
+GOOD = {
+    "GATEWAY_LISTEN": "127.0.0.1:8000,[::1]:8000",
+    "PORTAL_URL": "http://localhost:8000",
+    "WEB_UPSTREAM": "unix:/run/web.sock",
+    "INTERNAL_URL": "unix:///run/internal.sock",
+    "GATEWAY_TOKEN": "t",
+    "INSTANCE_KEY": "k",
+    "BEAMPORT_DEMO": "1",
+}
+
+
+def test_the_environment_is_read() -> None:
+    config = read(GOOD)
+    assert config.listen == (("127.0.0.1", 8000), ("::1", 8000))
+    assert config.apps_domain == "apps.localhost:8000"
+    assert (config.web.path, config.internal.path) == ("/run/web.sock", "/run/internal.sock")
+
+
+def test_secrets_may_lie_in_files(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("from-a-file\n")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "instance_key").write_text("from-the-state\n")
+    env = {name: value for name, value in GOOD.items() if name not in ("GATEWAY_TOKEN", "INSTANCE_KEY")}
+    config = read({**env, "GATEWAY_TOKEN_FILE": str(tmp_path / "token"), "BEAMPORT_STATE": str(tmp_path)})
+    assert (config.token, config.instance_key) == ("from-a-file", b"from-the-state")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"GATEWAY_LISTEN": "0.0.0.0:8000"}, "loopback"),
+        ({"GATEWAY_LISTEN": "localhost:8000"}, "GATEWAY_LISTEN"),
+        ({"GATEWAY_LISTEN": "127.0.0.1"}, "GATEWAY_LISTEN"),
+        ({"PORTAL_URL": ""}, "PORTAL_URL"),
+        ({"PORTAL_URL": "localhost:8000"}, "PORTAL_URL"),
+        ({"PORTAL_URL": "http://localhost/x"}, "PORTAL_URL"),
+        ({"GATEWAY_TOKEN": ""}, "GATEWAY_TOKEN"),
+        ({"GATEWAY_TOKEN_FILE": "/nowhere"}, "/nowhere"),
+        ({"WEB_UPSTREAM": "web"}, "WEB_UPSTREAM"),
+        ({"GATEWAY_CONNECTIONS": "many"}, "GATEWAY_CONNECTIONS"),
+        ({"GATEWAY_TRUSTED_PROXIES": "x"}, "GATEWAY_TRUSTED_PROXIES"),
+    ],
+)
+def test_a_wrong_value_stops_the_start_with_a_sentence(change: dict[str, str], word: str) -> None:
+    with pytest.raises(CannotStart, match=word):
+        read(GOOD | change)
+
+
+def test_a_taken_port_is_said_with_what_to_do(gateway: Harness) -> None:
+    second = Gateway(gateway.config, gateway.gateway.log)
+    with pytest.raises(CannotStart, match="taken"):
+        gateway.run(second.start())
