@@ -1,5 +1,7 @@
 """Copy what the pages need from npm packages into frontend/vendor/, as it is: there is no build step.
 
+What only the browser tests need goes to frontend/vendor-tests/, which no server serves.
+
     python frontend/vendor.py --node <node> --npm-cli <npm-cli.js>
 
 Runs `npm ci` (versions and hashes are in package-lock.json) only when the lock or a copied file has changed.
@@ -22,6 +24,7 @@ FILES = {
     "pico.min.css": "@picocss/pico/css/pico.min.css",
     "htmx.LICENSE": "htmx.org/LICENSE",
     "pico.LICENSE": "@picocss/pico/LICENSE.md",
+    "../vendor-tests/axe.min.js": "axe-core/axe.min.js",
 }
 STAMP = "vendor.sha256"
 
@@ -68,10 +71,12 @@ def copy(packages: Path, folder: Path) -> None:
     """Copy each file under a temporary name first, so that a page never gets half of one."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in FILES.items():
-        fresh = folder / f".{name}.new"
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        fresh = place.with_name(f".{place.name}.new")
         shutil.copyfile(packages / source, fresh)
         fresh.chmod(0o644)
-        fresh.replace(folder / name)
+        fresh.replace(place)
     (folder / STAMP).write_text(fingerprint(folder))
 
 

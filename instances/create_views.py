@@ -133,7 +133,8 @@ def _signed_out(request: HttpRequest, wanted: Wanted) -> HttpResponse:
             raise BadPid(wanted.only_doi)
         return redirect("experiments:landing", pid=pid.canonical)
     found = selection.find(request.user, wanted.dois, wanted.proposals)
-    return render(request, "instances/choose.html", {"wanted": wanted, "found": found})
+    single = found.experiments.exclude(proposal__in=found.proposals)[:MOST_SHOWN]
+    return render(request, "instances/choose.html", {"found": found, "single": single})
 
 
 def _page(

@@ -198,9 +198,28 @@ class TestStory:
         assert page.url.startswith(running.url)
 
     def test_the_account_page_shows_the_home_and_guards_its_deletion(self, running: Running, page: Page) -> None:
-        page.goto(f"{running.url}/auth/account/")
-        expect(page.get_by_role("heading", name=re.compile("Home"))).to_be_visible()
+        account = f"{running.url}/auth/account/"
+        page.goto(account)
+        homes = page.get_by_role("region", name="My homes")
+        expect(homes.get_by_text(re.compile(r"10\s*GiB"))).to_be_visible()
         shot(page, "account")
+        page.get_by_role("link", name="Delete this home").click()
+        expect(page.get_by_text(re.compile("Delete it first|Delete them first"))).to_be_visible()
+        expect(page.get_by_role("button", name="Delete this home")).to_have_count(0)
+
+    def test_a_home_goes_only_by_its_own_confirmed_act(self, running: Running, page: Page) -> None:
+        for href in self.instances(running, page):
+            self.delete(running, page, href)
+        page.goto(f"{running.url}/auth/account/")
+        page.get_by_role("link", name="Delete this home").click()
+        page.get_by_label(re.compile("to confirm")).fill("not that word")
+        page.get_by_role("button", name="Delete this home").click()
+        expect(page.get_by_role("alert")).to_be_visible()
+        word = page.locator("label[for=confirmation] code").inner_text()
+        page.get_by_label(re.compile("to confirm")).fill(word)
+        page.get_by_role("button", name="Delete this home").click()
+        expect(page.get_by_role("link", name="Delete this home")).to_have_count(0, timeout=30_000)
+        assert not list((running.state / "homes").glob("*/mark.txt"))
 
     def test_the_browser_had_nothing_to_complain_about_on_the_portal(
         self, running: Running, visitor: BrowserContext
