@@ -20,11 +20,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from instances.providers.local.store import FIRST_UID
 from portal.lib.interpreters import NoInterpreter, choose
 
 RECIPES = Path(__file__).resolve().parents[3] / "deploy" / "images"
-#: the first of the uids that homes get when root runs the supervisor and nobody names another
-FIRST_UID = 200_000
 
 
 class CannotBuild(Exception):

@@ -10,8 +10,6 @@ from pathlib import Path
 
 log = logging.getLogger("beamport.supervisor.disk")
 
-#: seconds between two counts of a home
-EVERY = 60.0
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 
 

@@ -39,6 +39,7 @@ class Machines:
     bubblewrap: Bubblewrap
     groups: Groups
     key: bytes
+    every: float  # seconds between two counts of a home
     publish: Callable[[dict[str, Any]], None]
     running: dict[str, Session] = field(default_factory=dict)
     #: being started or stopped just now
@@ -126,7 +127,7 @@ class Machines:
         folder = self.store.homes / home_key(key)
         if not folder.is_dir():
             return {"used": 0, "at": time.time()}
-        if key not in self.usage or time.time() - self.usage[key][1] > disk.EVERY:
+        if key not in self.usage or time.time() - self.usage[key][1] > self.every:
             await self._measure(key)
         used, at = self.usage.get(key, (None, None))
         return {"used": used, "at": at}
@@ -311,7 +312,7 @@ def _why(session: Session, code: int) -> Ending:
     if session.stopping:
         return Ending()
     if code == 0:
-        return Ending("shut-down", "It was shut down from inside.")
+        return Ending("shut-down")
     return Ending("ended", f"It ended with code {code}.")
 
 

@@ -18,6 +18,7 @@ from instances.providers.base import ImageMissing, MountKind, NoCapacity, Reject
 from instances.providers.local import sandbox
 from instances.providers.local.wire import home_key, name_of, refusal
 
+#: the first of the uids that homes get when root runs the supervisor and nobody names another
 FIRST_UID = 200_000
 #: longest path of a unix socket that the gateway can connect to
 LONGEST_SOCKET = 107
@@ -177,7 +178,7 @@ class Store:
     # ---- why it does not run ----
     def started(self, name: str) -> None:
         """Note that it runs: found again without a process, it ended with its supervisor."""
-        self.write_ending(name, Ending("supervisor-restarted", "The service that keeps the sessions was restarted."))
+        self.write_ending(name, Ending("supervisor-restarted"))
 
     def write_ending(self, name: str, ending: Ending) -> None:
         _write(self.folder(name) / "ended.json", {"reason": ending.reason, "detail": ending.detail})

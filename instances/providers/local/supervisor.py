@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from instances.providers.base import NoCapacity, ProviderError, ProviderUnavailable, Rejected
-from instances.providers.local import bubblewrap, cgroups, disk
+from instances.providers.local import bubblewrap, cgroups
 from instances.providers.local.machines import Machines
 from instances.providers.local.store import FIRST_UID, Store
 from instances.providers.local.wire import LONGEST, pack_error, refusal
@@ -52,6 +52,7 @@ class Settings:
     key: bytes
     portal_uid: int | None
     gateway_gid: int | None
+    count_every: float
 
     @classmethod
     def read(cls, environment: dict[str, str]) -> Settings:
@@ -60,9 +61,9 @@ class Settings:
         if not given:
             path = Path(environment.get("INSTANCE_KEY_FILE") or state / "secrets" / "instance_key")
             given = path.read_text()
-        return cls(
-            state, given.strip().encode(), _number(environment, "PORTAL_UID"), _number(environment, "GATEWAY_GID")
-        )
+        every = float(environment.get("DISK_COUNT_SECONDS") or 60)
+        portal, gateway = _number(environment, "PORTAL_UID"), _number(environment, "GATEWAY_GID")
+        return cls(state, given.strip().encode(), portal, gateway, every)
 
 
 def _number(environment: dict[str, str], name: str) -> int | None:
@@ -197,7 +198,7 @@ async def run(settings: Settings, machines: Machines) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     rounds = [
         asyncio.create_task(_repeat(machines.look_after, _LOOK_AFTER)),
-        asyncio.create_task(_repeat(machines.measure, disk.EVERY)),
+        asyncio.create_task(_repeat(machines.measure, settings.count_every)),
     ]
     log.info("the supervisor listens on %s", folder / "supervisor.sock")
     await stop.wait()
@@ -224,7 +225,8 @@ def _assemble(settings: Settings) -> Machines:
     found = bubblewrap.find(FIRST_UID if root else None, settings.state / "cache" / "bubblewrap")
     identity = hashlib.sha256(os.fsencode(settings.state)).hexdigest()[:8]
     store = Store(settings.state, shared=root, gateway_gid=settings.gateway_gid, reserve=RESERVE)
-    return Machines(store, found, cgroups.find(identity), settings.key, publish=lambda event: None)
+    groups = cgroups.find(identity)
+    return Machines(store, found, groups, settings.key, settings.count_every, publish=lambda event: None)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from instances.providers.local.build import FIRST_UID
+from instances.providers.local.store import FIRST_UID
 from portal.lib.interpreters import choose
 from tests.providers.local.host import Host, copied_source, make_state
 
@@ -34,7 +34,7 @@ def running(uid: int | None = None, **variables: str) -> Iterator[Host]:
 @pytest.fixture(scope="session")
 def host() -> Iterator[Host]:
     """Started as who runs the tests: root in CI."""
-    with running(GATEWAY_GID=str(os.getegid() or 60_001)) as one:
+    with running(GATEWAY_GID=str(os.getegid() or 60_001), DISK_COUNT_SECONDS="1") as one:
         yield one
 
 

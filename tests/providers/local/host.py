@@ -28,7 +28,8 @@ from instances.providers.base import (
     Spec,
 )
 from instances.providers.local import LocalProvider
-from instances.providers.local.build import FIRST_UID
+from instances.providers.local.processes import descendants
+from instances.providers.local.store import FIRST_UID
 from portal.lib.interpreters import choose
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -141,6 +142,11 @@ class Host:
         sandbox = Sandbox(self, self.provider.create(self.spec(name, **more)))
         sandbox.wait()
         return sandbox
+
+    def processes(self) -> list[int]:
+        """Return all that runs below the supervisor: its sandboxes and what runs in them."""
+        assert self.process is not None
+        return descendants(self.process.pid)
 
     def phase(self, name: str) -> Phase:
         return self.provider.look(name).phase

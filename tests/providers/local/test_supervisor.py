@@ -19,16 +19,14 @@ import pytest
 from instances.lifecycle import Phase
 from instances.providers.base import Home, ImageMissing, ImageSpec, MountMissing, PosixId, ProviderUnavailable, Rejected
 from instances.providers.local import LocalProvider
+from instances.providers.local.processes import program
 from portal.lib.hashing import instance_secret
 from tests.providers.local.host import DEPLOYMENT, KEY, ROOT, Host, Sandbox, until
 
 
-def sandboxes(host: Host) -> list[int]:
-    """Return the processes of the machine that have this supervisor's sandboxes around them."""
-    assert host.process is not None
-    from instances.providers.local.processes import descendants
-
-    return descendants(host.process.pid)
+def running(host: Host) -> list[str]:
+    """Return the programs of the sandboxes, without those that count and remove folders."""
+    return [name for pid in host.processes() if (name := program(pid)) not in ("", "rm", "du", "nice")]
 
 
 def test_twenty_creates_of_a_name_make_one_machine(host: Host) -> None:
@@ -36,7 +34,7 @@ def test_twenty_creates_of_a_name_make_one_machine(host: Host) -> None:
     with ThreadPoolExecutor(20) as pool:
         assert set(pool.map(host.provider.create, [spec] * 20)) == {"bp-once"}
     assert len([one for one in host.provider.observe() if one.name == "bp-once"]) == 1
-    until(lambda: len(sandboxes(host)) == 3)  # bubblewrap outside and inside, and the agent
+    until(lambda: len(running(host)) == 3)  # bubblewrap outside and inside, and the agent
     host.provider.delete("bp-once")
 
 
@@ -52,9 +50,9 @@ def test_the_token_inside_is_the_one_the_gateway_will_send(host: Host) -> None:
 
 def test_stop_ends_every_process_and_keeps_the_disk(host: Host) -> None:
     alice = host.create()
-    alice.spawn("import os, time; os.setsid(); time.sleep(600)")
+    alice.spawn("import time; time.sleep(600)")
     alice.spawn("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)")
-    inside = sandboxes(host)
+    inside = host.processes()
     assert len(inside) >= 5
     host.provider.stop(alice.name)
     assert host.phase(alice.name) is Phase.STOPPED
@@ -196,10 +194,10 @@ def test_another_deployments_machines_are_invisible_and_safe(host: Host) -> None
 def test_reboot_keeps_the_disk_and_changes_the_processes(host: Host) -> None:
     alice = host.create()
     alice.run("open('/work/kept', 'w').write('yes')")
-    before = set(sandboxes(host))
+    before = set(host.processes())
     host.provider.reboot(alice.name)
     alice.wait()
-    assert not before & set(sandboxes(host))
+    assert not before & set(host.processes())
     assert alice.run("print(open('/work/kept').read())") == "yes"
     host.provider.delete(alice.name)
 
@@ -232,9 +230,9 @@ def test_the_consoles_last_lines_can_be_read(host: Host) -> None:
 
 def test_a_killed_supervisor_leaves_nothing_running_and_its_folders_mean_stopped(fragile: Host) -> None:
     alice, bob = fragile.create(), fragile.create(home="home-of-bob")
-    alice.spawn("import os, time; os.setsid(); time.sleep(600)")
+    alice.spawn("import time; time.sleep(600)")
     fragile.provider.stop(bob.name)
-    inside = sandboxes(fragile)
+    inside = fragile.processes()
     alice.run("open('/work/kept', 'w').write('yes')")
     fragile.kill()
     until(lambda: not [pid for pid in inside if Path(f"/proc/{pid}").exists()], 5)
@@ -251,7 +249,7 @@ def test_a_killed_supervisor_leaves_nothing_running_and_its_folders_mean_stopped
 
 def test_a_supervisor_that_is_told_to_end_stops_all_sessions(fragile: Host) -> None:
     alice = fragile.create()
-    inside = sandboxes(fragile)
+    inside = fragile.processes()
     fragile.stop()
     assert fragile.process is not None
     assert fragile.process.returncode == 0
