@@ -18,7 +18,10 @@ NEEDED = 300 * 2**20
 
 def load(root: Path) -> importer.Report:
     """Bring files below `root` and records up to date; raises ImportRefused with what hinders it."""
-    write_runs(root)
+    try:
+        write_runs(root)
+    except OSError as error:
+        raise ImportRefused([f"{error.filename or root}: {error.strerror}"]) from error
     return importer.load(catalogue(root))
 
 

@@ -57,6 +57,13 @@ def test_without_the_image_it_says_what_to_do(settings: Any, tmp_path: Path) -> 
     assert not Proposal.objects.exists()
 
 
+def test_a_place_that_cannot_be_written_is_a_reason(settings: Any, tmp_path: Path) -> None:
+    settings.STATE_DIR = tmp_path
+    (tmp_path / "data").write_text("a file is in the way")
+    with pytest.raises(CommandError, match="data: File exists"):
+        call_command("demo_data")
+
+
 @pytest.mark.timeout(300)
 def test_the_whole_demo(reader: Path, settings: Any, tmp_path: Path) -> None:
     """One long test, because writing the files takes seconds."""
