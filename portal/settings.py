@@ -220,7 +220,7 @@ CONTENT_SECURITY_POLICY = {
         "object-src": ["'none'"],
         "base-uri": ["'none'"],
         "frame-ancestors": ["'none'"],
-        # it governs the whole chain of redirects of a form: sign-in therefore begins and ends with a page, not a redirect
+        # it governs all redirects after a form: sign-in therefore begins and ends with a page, not a redirect
         "form-action": ["'self'"],
     }
 }
