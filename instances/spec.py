@@ -20,10 +20,14 @@ HOME = "/work/home"
 
 
 def spec_of(instance: Instance) -> Spec:
-    """Return all that makes the machine of the instance's present attempt."""
+    """Return all that makes the machine of the instance's present attempt.
+
+    What the owner may not see any more (closed again, left the team) is not mounted.
+    """
     plan = instance.plan
+    visible = Experiment.objects.visible_to(instance.owner).filter(instances=instance)
     experiments = list(
-        instance.experiments.select_related("proposal__facility", "instrument", "cycle")
+        visible.select_related("proposal__facility", "instrument", "cycle")
         .prefetch_related("datasets")
         .order_by("proposal__identifier", "run_number", "id")
     )
@@ -110,5 +114,5 @@ def _run(experiment: Experiment) -> welcome.RunInfo:
         proposal=experiment.proposal.identifier,
         run=experiment.run_number,
         title=str(experiment),
-        path=data_target(experiment),
+        path=data_target(experiment) if _paths(experiment) else "",
     )

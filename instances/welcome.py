@@ -10,7 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RunInfo:
-    """One chosen run: its proposal, number (None = the facility counts otherwise), title and folder in the instance."""
+    """One chosen run: its proposal, number (None = the facility counts otherwise), title and folder in the instance,
+    empty where the catalogue knows a run whose files do not lie here."""
 
     proposal: str
     run: int | None
@@ -93,8 +94,9 @@ if found:
 def notebook(title: str, runs: Sequence[RunInfo]) -> str:
     """Return the notebook (nbformat 4.5) as JSON text; the newest run is the last one of the last proposal."""
     cells = [_markdown("# " + _plain(title) + "\n\n" + _chosen(runs)), _markdown("## Where things are\n\n" + _PLACES)]
-    if runs:
-        newest = max(runs, key=lambda run: (run.proposal, -1 if run.run is None else run.run))
+    there = [run for run in runs if run.path]
+    if there:
+        newest = max(there, key=lambda run: (run.proposal, -1 if run.run is None else run.run))
         cells += [
             _markdown(f"## A first look\n\nThe newest of the chosen runs, {_name(newest)}, opened with EXtra-data."),
             _code(_OPEN.format(path=newest.path)),
@@ -116,8 +118,12 @@ def _chosen(runs: Sequence[RunInfo]) -> str:
     if not runs:
         return _NOTHING
     lines = ["Mounted read-only:", "", "| run | title | folder |", "|---|---|---|"]
-    lines += [f"| {_name(run)} | {_plain(run.title)} | `{run.path}` |" for run in runs]
+    lines += [f"| {_name(run)} | {_plain(run.title)} | {_place(run)} |" for run in runs]
     return "\n".join(lines)
+
+
+def _place(run: RunInfo) -> str:
+    return f"`{run.path}`" if run.path else "no files here"
 
 
 def _name(run: RunInfo) -> str:

@@ -137,7 +137,7 @@ def page(visitor: BrowserContext) -> Page:
 
 def sign_in(page: Page, account: str) -> None:
     """Fill in the demo provider's form; the password is the name."""
-    page.get_by_role("textbox",name="Account").fill(account)
+    page.get_by_role("textbox", name="Account").fill(account)
     page.get_by_label("Password").fill(account)
     page.get_by_role("button", name="Sign in").click()
 
