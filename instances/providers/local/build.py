@@ -42,9 +42,10 @@ def recipe(reference: str) -> Path:
 
 
 def digest(folder: Path, interpreter: str) -> str:
-    """Return what tells two builds apart: each file of the recipe and the interpreter."""
+    """Return what tells two builds apart: each file that is built in, and the interpreter."""
     total = hashlib.sha256(interpreter.encode())
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    laid = sorted(path for path in (folder / "files").rglob("*") if path.is_file())
+    for path in (folder / "requirements.txt", folder / "start", *laid):
         total.update(f"\0{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return total.hexdigest()[:12]
 

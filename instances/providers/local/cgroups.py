@@ -127,6 +127,13 @@ class Groups:
         for name in names:
             await self.group(name).remove()
 
+    def close(self) -> None:
+        """Remove our own place, when nothing of it is in use."""
+        for parent in set(self.parents.values()):
+            if parent.name.startswith("beamport-"):
+                with contextlib.suppress(OSError):
+                    parent.rmdir()
+
     def describe(self) -> str:
         if not self.parents:
             return "no cgroups: limits by rlimits and watchdog"

@@ -207,6 +207,7 @@ async def run(settings: Settings, machines: Machines) -> None:
     for task in rounds:
         task.cancel()
     await machines.close()
+    machines.groups.close()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -255,6 +256,8 @@ def test_a_supervisor_that_is_told_to_end_stops_all_sessions(fragile: Host) -> N
     assert fragile.process.returncode == 0
     until(lambda: not [pid for pid in inside if Path(f"/proc/{pid}").exists()], 2)
     assert not fragile.socket.exists()
+    identity = hashlib.sha256(os.fsencode(fragile.state)).hexdigest()[:8]
+    assert not list(Path("/sys/fs/cgroup").glob(f"*/beamport-{identity}"))
     fragile.start()
     assert fragile.phase(alice.name) is Phase.STOPPED
 
