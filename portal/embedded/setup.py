@@ -154,7 +154,8 @@ def test(rest: list[str]) -> None:
     workshop = Workshop.open()
     python, provider = set_up(workshop, "test", "the packages that the tests need")
     _replace_ourselves(
-        *(python, "-m", "tests.run", *rest),
+        python,
+        *("-m", "tests.run", *rest),
         BEAMPORT_IDENTITY=str(provider),
         BEAMPORT_TEST_IMAGES=str(workshop.folder / "images"),
         BEAMPORT_UV=workshop.uv(),

@@ -178,7 +178,10 @@ class Database(Child):
         if not self.adopt():
             raise CannotStart(f"postgres ended at once. Its log: {self.log}")
 
-    def stop(self) -> None:
+    def ask_to_stop(self) -> None:
+        """Nothing: SIGTERM would let PostgreSQL wait for its clients; `wait_stopped` does it all."""
+
+    def wait_stopped(self) -> None:
         self.server.stop()
 
 

@@ -25,6 +25,8 @@ from portal.embedded.state import State, state_folder
 ACCOUNTS = ("scientist", "collaborator", "operator")
 #: how long a part may take until it answers, on a slow machine with a cold disk
 PATIENCE = 60.0
+#: first who lets people in, last where things are kept
+STOPPED_TOGETHER = (("gateway",), ("web", "worker", "identity"), ("supervisor",), ("redis", "postgres"))
 #: the first start also loads the demo data
 PREPARE_PATIENCE = 600.0
 
@@ -99,7 +101,6 @@ class Up:
         self.state, self.site = state, site
         self.signals = Signals()
         self.stack = Stack(state, site)
-        #: in the order they were started; stopped in the reverse
         self.children: list[Child] = []
 
     def run(self) -> None:
@@ -167,11 +168,15 @@ class Up:
     def _stop(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        for child in reversed(self.children):
-            try:
-                child.stop()
-            except (CannotStart, OSError) as error:
-                say(f"{child.name} did not stop: {error}")
+        for names in STOPPED_TOGETHER:
+            group = [child for child in self.children if child.name in names]
+            for child in group:
+                child.ask_to_stop()
+            for child in group:
+                try:
+                    child.wait_stopped()
+                except (CannotStart, OSError) as error:
+                    say(f"{child.name} did not stop: {error}")
         if self.children:
             say("Stopped.")
 
