@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,12 +172,25 @@ def test_the_locks_name_no_registry_and_hash_everything() -> None:
         assert all(line.endswith("\\") for line in packages)
 
 
-def test_what_runs_is_what_is_tested() -> None:
-    def pinned(name: str) -> set[str]:
-        lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
-        return {line.split()[0] for line in lines if line and line[0].isalnum()}
+def pinned(name: str) -> set[str]:
+    lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+    return {line.split()[0] for line in lines if line and line[0].isalnum()}
 
+
+def test_what_runs_is_what_is_tested() -> None:
     assert pinned("run") <= pinned("test")
+
+
+def test_everything_that_the_project_asks_for_is_locked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+
+    def names(texts: list[str]) -> set[str]:
+        return {re.split(r"[\[<>=~! ]", text)[0].lower() for text in texts}
+
+    locked = {name: {pin.partition("==")[0] for pin in pinned(name)} for name in ("run", "test")}
+    assert names(project["dependencies"]) | names(extras["embedded"]) <= locked["run"]
+    assert {name for texts in extras.values() for name in names(texts)} <= locked["test"]
 
 
 def test_the_providers_own_files_are_refreshed_beside_its_packages(open_folder: Path) -> None:
