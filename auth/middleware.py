@@ -37,7 +37,8 @@ class SessionPolicy:
             session: Session | None = request.session.live_row()  # type: ignore[attr-defined]
             request.auth_session = session  # type: ignore[attr-defined]
             if session is not None:
-                access.touch(session.pk)
+                if "HX-Request" not in request.headers:  # a page that refreshes itself is nobody at work
+                    access.touch(session.pk)
                 name_identity(session)
         return self.get_response(request)
 

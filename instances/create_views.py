@@ -150,7 +150,7 @@ def _page(
     """The form; with what was typed when it comes back with an error."""
     found = selection.find(user, wanted.dois, wanted.proposals)
     shown = _experiments(user, wanted, found)
-    plans = list(plans_offered())
+    plans = list(plans_offered({experiment.proposal.facility_id for experiment in shown}))
     preset = next((plan.slug for plan in plans if plan.slug == wanted.plan), plans[0].slug if plans else "")
     context: dict[str, Any] = {
         "wanted": wanted,

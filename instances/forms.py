@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
+from django.db.models import Q
 
 from auth.models import User
 from experiments.models import Experiment
 from instances.models import Plan
 
 
-def plans_offered() -> Any:
-    """The plans one may choose, the preset one first."""
-    return (
-        Plan.objects.filter(enabled=True, image__provider__enabled=True)
-        .select_related("flavour", "image")
-        .order_by("position", "name")
-    )
+def plans_offered(facilities: Iterable[int] = ()) -> Any:
+    """The plans one may choose, the preset one first; with facilities, those whose machines reach their data."""
+    plans = Plan.objects.filter(enabled=True, image__provider__enabled=True)
+    if facilities:
+        near = Q(image__provider__facility__isnull=True) | Q(image__provider__facility__in=facilities)
+        plans = plans.filter(near)
+    return plans.select_related("flavour", "image").order_by("position", "name")
 
 
 class NewInstanceForm(forms.Form):

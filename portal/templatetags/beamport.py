@@ -56,7 +56,7 @@ def span(duration: timedelta | None) -> str:
     if duration is None:
         return ""
     left = max(int(duration.total_seconds()), 0)
-    parts = []
+    parts: list[str] = []
     for unit, seconds in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, seconds)
         if count or (unit == "s" and not parts):

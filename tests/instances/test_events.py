@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from django.conf import settings
+from django.db import connection
 from django.test import Client
 
 from auth import services as people
@@ -25,6 +27,18 @@ from tests.factories.instances import InstanceFactory, PlanFactory
 pytestmark = pytest.mark.django_db(transaction=True)
 
 OURS = settings.PORTAL_URL.encode()
+
+
+async def in_thread(work: Callable[..., Any], *args: Any, **more: Any) -> Any:
+    """Do database work of the test; its connection goes with the thread."""
+
+    def work_and_close() -> Any:
+        try:
+            return work(*args, **more)
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(work_and_close)
 
 
 class Socket(ApplicationCommunicator):
@@ -77,6 +91,7 @@ async def connect(client: Client) -> AsyncIterator[Callable[..., Any]]:
     yield make
     for socket in opened:
         await socket.leave()
+    await sync_to_async(lambda: connection.close())()  # the one that the consumer used
 
 
 async def hello(socket: Socket) -> None:
@@ -94,22 +109,22 @@ async def closed_with(socket: Socket) -> int:
 async def test_a_change_of_state_reaches_its_owners_page(
     connect: Callable[..., Any], session: Session, alice: User, plan: Plan
 ) -> None:
-    instance = await asyncio.to_thread(lambda: InstanceFactory(owner=alice, plan=plan, state=State.ACTIVE))
+    instance = await in_thread(lambda: InstanceFactory(owner=alice, plan=plan, state=State.ACTIVE))
     socket = connect()
     await hello(socket)
-    await asyncio.to_thread(services.stop, instance, by=alice)
+    await in_thread(services.stop, instance, by=alice)
     assert await socket.hear() == {"type": "instance-changed", "id": str(instance.uid)}
 
 
 async def test_a_page_hears_nothing_of_others(
     connect: Callable[..., Any], session: Session, alice: User, plan: Plan
 ) -> None:
-    theirs = await asyncio.to_thread(lambda: InstanceFactory(plan=plan, state=State.ACTIVE))
-    mine = await asyncio.to_thread(lambda: InstanceFactory(owner=alice, plan=plan, state=State.ACTIVE))
+    theirs = await in_thread(lambda: InstanceFactory(plan=plan, state=State.ACTIVE))
+    mine = await in_thread(lambda: InstanceFactory(owner=alice, plan=plan, state=State.ACTIVE))
     socket = connect()
     await hello(socket)
-    await asyncio.to_thread(services.stop, theirs, by=theirs.owner)
-    await asyncio.to_thread(services.stop, mine, by=alice)
+    await in_thread(services.stop, theirs, by=theirs.owner)
+    await in_thread(services.stop, mine, by=alice)
     assert (await socket.hear())["id"] == str(mine.uid)
 
 
@@ -144,7 +159,7 @@ async def test_signing_out_closes_it(
     monkeypatch.setattr(consumers, "CHECK_EVERY", 0.05)
     socket = connect()
     await hello(socket)
-    await asyncio.to_thread(people.end_session, session)
+    await in_thread(people.end_session, session)
     assert await closed_with(socket) == consumers.SIGNED_OUT
 
 
@@ -154,7 +169,7 @@ async def test_suspending_somebody_closes_it(
     monkeypatch.setattr(consumers, "CHECK_EVERY", 0.05)
     socket = connect()
     await hello(socket)
-    await asyncio.to_thread(lambda: User.objects.filter(pk=alice.pk).update(is_active=False))
+    await in_thread(lambda: User.objects.filter(pk=alice.pk).update(is_active=False))
     assert await closed_with(socket) == consumers.SIGNED_OUT
 
 
@@ -206,10 +221,10 @@ async def test_it_gives_signs_of_life(
 async def test_readiness_is_told_as_it_is_marked(
     connect: Callable[..., Any], session: Session, alice: User, plan: Plan
 ) -> None:
-    instance = await asyncio.to_thread(lambda: InstanceFactory(owner=alice, plan=plan, state=State.STARTING))
+    instance = await in_thread(lambda: InstanceFactory(owner=alice, plan=plan, state=State.STARTING))
     socket = connect()
     await hello(socket)
-    assert await asyncio.to_thread(transitions.mark_ready, instance.uid) is transitions.Marked.DONE
+    assert await in_thread(transitions.mark_ready, instance.uid) is transitions.Marked.DONE
     assert (await socket.hear())["id"] == str(instance.uid)
-    assert await asyncio.to_thread(lambda: Instance.objects.get(pk=instance.pk).state) == State.ACTIVE
-    await asyncio.to_thread(bus.flush)
+    assert await in_thread(lambda: Instance.objects.get(pk=instance.pk).state) == State.ACTIVE
+    await in_thread(bus.flush)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -12,12 +13,13 @@ from django.conf import settings
 from django.test import Client
 from django.urls import reverse
 
-from auth.models import User
+from auth.models import Session, User
 from auth.roles import InstanceRole
 from experiments.models import Experiment
 from instances import views
 from instances.lifecycle import State, Target
 from instances.models import Instance, Member, Plan, Transition
+from portal.lib.clock import Now
 from tests.factories.auth import sign_in
 from tests.factories.experiments import ExperimentFactory, ProposalFactory, join_team
 from tests.factories.instances import FlavourFactory, HomeFactory, InstanceFactory, PlanFactory, QuotaFactory
@@ -86,7 +88,8 @@ def test_a_doi_is_found_in_any_dress(browser: Client, experiment: Experiment, pl
     assert str(experiment.uid) in choices(response, "experiments")
 
 
-def test_a_link_may_name_dois_and_proposals_in_commas_and_repeatedly(browser: Client, plan: Plan) -> None:
+def test_a_link_may_name_dois_and_proposals_in_commas_and_repeatedly(browser: Client) -> None:
+    PlanFactory(image__provider__facility=None)
     runs = [ExperimentFactory(pid="", proposal=ProposalFactory(opened=True)) for _ in range(4)]
     pids = [run.proposal.pid for run in runs]
     query = f"dois={pids[0]},{pids[1]}&doi={pids[2]}&proposals={runs[3].proposal.identifier}"
@@ -132,6 +135,13 @@ def test_the_address_of_an_experiment_shows_nothing_of_a_closed_one(browser: Cli
     closed = ExperimentFactory(title="Secret run")
     page = text_of(browser.get(f"{NEW}?experiments={closed.uid}"))
     assert "Secret run" not in page
+
+
+def test_only_plans_of_the_datas_facility_are_offered(browser: Client, experiment: Experiment, plan: Plan) -> None:
+    PlanFactory(name="Elsewhere")
+    everywhere = PlanFactory(image__provider__facility=None)
+    response = browser.get(from_doi(experiment.proposal.pid))
+    assert set(choices(response, "plan")) == {plan.slug, everywhere.slug}
 
 
 # ---- signed out ----
@@ -443,6 +453,16 @@ def test_a_fragment_for_somebody_signed_out_reloads_its_page(client: Client, min
     response = client.get(mine.get_absolute_url(), headers=FRAGMENT)
     assert (response.status_code, response["HX-Refresh"]) == (204, "true")
     assert response.content == b""
+
+
+def test_a_page_that_refreshes_itself_keeps_no_session_alive(client: Client, alice: User, mine: Instance) -> None:
+    session = sign_in(client, alice)
+    Session.objects.filter(pk=session.pk).update(last_used_at=Now() - timedelta(minutes=30))
+    used = Session.objects.get(pk=session.pk).last_used_at
+    client.get(mine.get_absolute_url(), headers=FRAGMENT)
+    assert Session.objects.get(pk=session.pk).last_used_at == used
+    client.get(mine.get_absolute_url())
+    assert Session.objects.get(pk=session.pk).last_used_at > used
 
 
 def test_signed_out_a_verb_comes_back_to_the_instance(client: Client, mine: Instance) -> None:
