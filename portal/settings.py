@@ -193,9 +193,7 @@ OIDC_ISSUER = env.text("OIDC_ISSUER", f"http://127.0.0.1:{env.number('PORT', 800
 OIDC_TITLE = env.text("OIDC_TITLE", "Demo account" if DEMO else "Facility account")
 OIDC_CLIENT_ID = env.text("OIDC_CLIENT_ID", "beamport")
 OIDC_CLIENT_SECRET = _secret("OIDC_CLIENT_SECRET", "")
-OIDC_SCOPES = env.words(
-    "OIDC_SCOPES", "openid,profile,email,eduperson_entitlement,eduperson_assurance,voperson_id"
-)
+OIDC_SCOPES = env.words("OIDC_SCOPES", "openid,profile,email,eduperson_entitlement,eduperson_assurance,voperson_id")
 #: audiences that an ID token may name besides our client id
 OIDC_EXTRA_AUDIENCES = env.words("OIDC_EXTRA_AUDIENCES")
 #: hosts besides the issuer's own on which its endpoints may lie

@@ -185,7 +185,7 @@ class Provider(Protocol):
     """What every provider can do; see each method for what happens twice or when missing."""
 
     def create(self, spec: Spec) -> str:
-        """Make the machine spec.name, or return the ref of the one that has this name and tag; may not be started yet."""
+        """Make the machine spec.name, or return the ref of the one with this name and tag; may not be started yet."""
 
     def delete(self, ref: str) -> None:
         """Remove the machine with all it owns, never a home; a missing one is fine; never another deployment's."""

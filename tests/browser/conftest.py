@@ -50,7 +50,7 @@ def free_port() -> int:
 
 
 def start(state: Path, port: int, seconds: float = 240) -> Running:
-    """Start the portal as `make run` does and wait for its Ready line; what `make test` has built is not built again."""
+    """Start the portal as `make run` does and wait for its Ready line; what `make test` built is used."""
     environment = {key: value for key, value in os.environ.items() if key not in OURS}
     environment |= {"BEAMPORT_STATE": str(state), "PORT": str(port), "BEAMPORT_DEMO": "1"}
     command = ["-m", "portal.embedded.bootstrap", "run"]
