@@ -75,7 +75,9 @@ def _server(application: str, **options: object) -> _Server:
 async def serve(web: str, internal: str) -> int:
     """Serve until a signal; when one of the two servers ends, the other follows."""
     # only the gateway connects here, and it replaces what clients say of themselves
-    pages = _server("portal.asgi:application", lifespan="off", proxy_headers=True, forwarded_allow_ips="*")
+    behind = {"proxy_headers": True, "forwarded_allow_ips": "*"}
+    # a page says nothing on its events socket
+    pages = _server("portal.asgi:application", lifespan="off", ws_max_size=1024, **behind)
     inside = _server("portal.internal:application", lifespan="auto", proxy_headers=False, ws="none")
 
     def stop() -> None:
