@@ -223,7 +223,7 @@ def test_it_starts_by_keyboard_alone(portal: Portal, alice: User, plan: Plan) ->
 
 
 def test_all_and_none_are_one_click(portal: Portal, alice: User, plan: Plan) -> None:
-    proposal = ProposalFactory(opened=True)
+    proposal = ProposalFactory(opened=True, facility=plan.image.provider.facility)
     for _ in range(12):
         ExperimentFactory(pid="", proposal=proposal)
     page = portal.open(f"/instances/new?dois={proposal.pid}")
