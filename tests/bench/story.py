@@ -74,17 +74,17 @@ def answers(path: Path, token: str) -> bool:
         return False
 
 
-def started_at(state: Path, name: str) -> float | None:
-    """When the sandbox's process began, as time.monotonic() (both count from boot)."""
+def lab_began(since: float) -> float | None:
+    """When the first JupyterLab process after `since` began; both count from boot, as time.monotonic() does."""
     tick = os.sysconf("SC_CLK_TCK")
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes()
-            if b"jupyter" in words and str(state / "local" / name).encode() in words:
-                return int((process / "stat").read_text().rsplit(")", 1)[1].split()[19]) / tick
+            if b"jupyter" in (process / "cmdline").read_bytes():
+                found.append(int((process / "stat").read_text().rsplit(")", 1)[1].split()[19]) / tick)
         except OSError:
             continue
-    return None
+    return min((began for began in found if began >= since - 1 / tick), default=None)
 
 
 async def listen(url: str, cookie: str, told: dict[str, float], ready: asyncio.Event, api: Api) -> None:
@@ -122,7 +122,7 @@ async def one(api: Api, state: Path, plan: str, experiments: list[str], told: di
     answered = time.monotonic()
     while made["id"] not in told:
         await asyncio.sleep(0.002)
-    began = await asyncio.to_thread(started_at, state, name)
+    began = await asyncio.to_thread(lab_began, asked)
     assert began is not None
     await asyncio.to_thread(api, "DELETE", f"instances/{made['id']}")
     for _ in range(600):
