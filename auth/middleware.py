@@ -37,10 +37,15 @@ class SessionPolicy:
             session: Session | None = request.session.live_row()  # type: ignore[attr-defined]
             request.auth_session = session  # type: ignore[attr-defined]
             if session is not None:
-                if "HX-Request" not in request.headers:  # a page that refreshes itself is nobody at work
+                if not _refreshes_itself(request):
                     access.touch(session.pk)
                 name_identity(session)
         return self.get_response(request)
+
+
+def _refreshes_itself(request: HttpRequest) -> bool:
+    """An open page asks for its fragments again and again; that is nobody at work."""
+    return request.method == "GET" and "HX-Request" in request.headers
 
 
 def name_identity(session: Session) -> None:

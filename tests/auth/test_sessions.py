@@ -231,3 +231,17 @@ def test_dead_rows_are_kept_a_day_and_then_go() -> None:
     Session.objects.update(ended_at=Now() - timedelta(days=2))
     SessionStore.clear_expired()
     assert not Session.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "counts"),
+    [("get", {}, True), ("get", {"HX-Request": "true"}, False), ("post", {"HX-Request": "true"}, True)],
+)
+def test_a_page_that_refreshes_itself_is_nobody_at_work(
+    client: Client, method: str, headers: dict[str, str], counts: bool
+) -> None:
+    sign_in(client, UserFactory())
+    Session.objects.update(last_used_at=Now() - timedelta(hours=1))
+    before = Session.objects.get().last_used_at
+    getattr(client, method)("/", headers=headers)
+    assert (Session.objects.get().last_used_at > before) is counts
