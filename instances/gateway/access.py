@@ -104,7 +104,7 @@ class Access:
         if service is None or session.role not in service.roles:
             raise Refused(403, "your role does not open this")
         session.used = True
-        renew = expires - self._sessions.now() < LIFE / 2 and session.expires > expires + LIFE / 10
+        renew = session.expires > expires + LIFE / 10 and expires - self._sessions.now() < LIFE / 2
         return Grant(session, route, service, cookie, renew)
 
     def _session(self, header: bytes, slug: str) -> tuple[Session, bytes, float]:

@@ -134,6 +134,7 @@ def read(env: Mapping[str, str] | None = None) -> Config:
         limits=Limits(
             connections=int(_number(env, "GATEWAY_CONNECTIONS", default.connections)),
             per_address=int(_number(env, "GATEWAY_CONNECTIONS_PER_ADDRESS", default.per_address)),
+            per_session=int(_number(env, "GATEWAY_CONNECTIONS_PER_SESSION", default.per_session)),
             response=_number(env, "GATEWAY_RESPONSE_SECONDS", default.response),
             drain=_number(env, "GATEWAY_DRAIN_SECONDS", default.drain),
         ),

@@ -213,7 +213,7 @@ class Exchange:
 
     def _filtered(self, response: Response) -> Fields:
         if self.grant is None:
-            return headers.response_from_portal(response)
+            return response.passed
         return headers.response_from_instance(response, self.request.host, self._gateway.config.portal_host)
 
     def _relay(self, data: bytes) -> None:
@@ -229,7 +229,7 @@ class Exchange:
 
     def _switch(self, response: Response, data: bytes) -> None:
         """Open the tunnel: only the matching answer to our own handshake does."""
-        accepts = [value for name, value in response.fields if name.lower() == b"sec-websocket-accept"]
+        accepts = [value for name, value in response.passed if name.lower() == b"sec-websocket-accept"]
         key = self.request.fields.get(b"sec-websocket-key", b"")
         if not self.request.websocket or response.upgrade != b"websocket" or accepts != [accept_of(key)]:
             raise Refused(502, "upgrade nobody asked for")

@@ -11,37 +11,12 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from instances.gateway.bodies import Refused
-from instances.gateway.http1 import Fields, Request, Response, tokens
+from instances.gateway.http1 import Fields, Request, Response
+from instances.gateway.names import NOT_FROM_INSTANCES
 
 #: cookies of ours: they never reach an instance, and no instance may set them
 OURS = frozenset({b"__host-inst", b"__host-entry", b"__host-sid", b"__host-csrf"})
 _COOKIE_NAME = re.compile(rb"[ \t]*([^=; \t]*)[ \t]*(?:=|$)")
-
-_HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"content-length",
-        b"upgrade",
-    }
-)
-_NOT_FROM_INSTANCES = frozenset(
-    {
-        b"service-worker-allowed",
-        b"clear-site-data",
-        b"strict-transport-security",
-        b"public-key-pins",
-        b"alt-svc",
-        b"refresh",
-        b"server",
-    }
-)
 
 
 def cookies(header: bytes) -> tuple[dict[bytes, bytes], bytes]:
@@ -94,37 +69,17 @@ def framing(request: Request) -> bytes:
     return b""
 
 
-def _named(fields: Fields) -> frozenset[bytes]:
-    """Return what the Connection fields name."""
-    for name, value in fields:
-        if name.lower() == b"connection":
-            words = tokens(value)
-            if words - {b"close", b"keep-alive", b"upgrade"}:
-                return words | _named([pair for pair in fields if pair[1] is not value])
-    return frozenset()
-
-
-def response_from_portal(response: Response) -> Fields:
-    named = _named(response.fields)
-    return [
-        pair
-        for pair in response.fields
-        if (key := pair[0].lower()) not in _HOP_BY_HOP and key not in named and key != b"server"
-    ]
-
-
 def response_from_instance(response: Response, site: bytes, portal_host: str) -> Fields:
     """Return the fields of an instance's response that may reach the browser.
 
     Raises Refused when it redirects out of its own origin into ours or to no web address.
     """
-    named = _named(response.fields)
+    if not response.check:
+        return response.passed
     fields: Fields = []
-    for pair in response.fields:
+    for pair in response.passed:
         key = pair[0].lower()
-        if key in _HOP_BY_HOP or key in _NOT_FROM_INSTANCES or key in named:
-            continue
-        if key == b"set-cookie" and not _may_set(pair[1]):
+        if key in NOT_FROM_INSTANCES or (key == b"set-cookie" and not _may_set(pair[1])):
             continue
         if key == b"location" and not _may_redirect(pair[1], site, portal_host):
             raise Refused(502, "redirect refused")

@@ -8,10 +8,12 @@ a body is, is decided here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 import httptools
 
+from instances.gateway import names
 from instances.gateway.bodies import NO_BODY, TEXT, Body, ChunkedBody, CountedBody, OpenBody, Refused
 
 LINE_LIMIT = 8 * 1024
@@ -26,89 +28,22 @@ _REQUEST_LINE = re.compile(rb'([A-Z]{1,20}) (/[!"$-~]*|\*) HTTP/1\.([01])')
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*)?")
 _NUMBER = re.compile(rb"[0-9]{1,%d}" % _LENGTH_DIGITS)
 _BARE_FEED = re.compile(rb"(?<!\r)\n")
+#: what in Connection is no field's name
+_OF_CONNECTION = frozenset({b"close", b"keep-alive", b"upgrade", b""})
+#: what a client may not hide from the back end by naming it in Connection
+_END_TO_END = names.READ | {b"host", b"cookie", b"authorization", b"content-length", b"transfer-encoding"}
+#: a request that has one of these is looked at more closely
+_FRAMING = frozenset({b"transfer-encoding", b"content-length", b"expect", b"upgrade", b"connection"})
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
-
-#: what a request field is to us: passed on, dropped, or (its lower-case name) read by us
-PASS, DROP = b"pass", b"drop"
-#: read and, unlike those in _TAKEN, passed on as well
-_READ = frozenset(
-    {
-        b"origin",
-        b"sec-fetch-site",
-        b"sec-fetch-dest",
-        b"sec-websocket-key",
-        b"sec-websocket-version",
-    }
-)
-#: read, and written anew by whoever sends the message on
-_TAKEN = frozenset(
-    {
-        b"host",
-        b"cookie",
-        b"authorization",
-        b"content-length",
-        b"transfer-encoding",
-        b"expect",
-        b"connection",
-        b"upgrade",
-        b"referer",
-        b"x-forwarded-for",
-    }
-)
-#: read fields that may come in several lines
-_LISTS = frozenset({b"connection", b"x-forwarded-for"})
-_HOP_BY_HOP = frozenset({b"keep-alive", b"te", b"trailer", b"http2-settings", b"x-http2-settings"})
-#: what only a proxy may say (X-Forwarded-*, Proxy-* and names with an underscore go by pattern)
-_FORWARDING = frozenset(
-    {
-        b"forwarded",
-        b"via",
-        b"x-real-ip",
-        b"x-client-ip",
-        b"x-cluster-client-ip",
-        b"true-client-ip",
-        b"cf-connecting-ip",
-        b"x-remote-user",
-        b"remote-user",
-        b"x-auth-request-user",
-        b"x-request-id",
-        b"x-scheme",
-        b"x-url-scheme",
-        b"front-end-https",
-        b"proxy",  # CVE-2016-5385: CGI makes HTTP_PROXY of it
-        b"x-http-method-override",
-        b"x-http-method",
-        b"x-method-override",
-    }
-)
-_DROPPED_PREFIXES = (b"x-forwarded-", b"proxy-", b"x-original-", b"x-rewrite-")
-_KNOWN_LIMIT = 2000
-_known: dict[bytes, bytes] = {}
-
-
-def classify(name: bytes) -> bytes:
-    """Say what becomes of a request field of this name; remembers the names it has seen, up to a limit."""
-    key = name.lower()
-    if key in _READ or key in _TAKEN:
-        kind = key
-    elif (
-        key in _HOP_BY_HOP
-        or key in _FORWARDING
-        or key.startswith(_DROPPED_PREFIXES)
-        or b"_" in key  # X_Forwarded_For and X-Forwarded-For are one variable to CGI-like servers
-    ):
-        kind = DROP
-    else:
-        kind = PASS
-    if len(_known) < _KNOWN_LIMIT:
-        _known[name] = kind
-    return kind
 
 
 class Request:
-    """A request's head. `fields` are those we read (lower-case name → value), `passed` those to send on."""
+    """A request's head. `fields` are those we read (lower-case name → value), `passed` those to send on.
 
-    __slots__ = ("chunked", "fields", "length", "method", "minor", "passed", "raw_size", "target", "websocket")
+    `keep_alive`: the client wants to send another request on this connection.
+    """
+
+    __slots__ = ("chunked", "fields", "keep_alive", "length", "method", "minor", "passed", "target", "websocket")
 
     def __init__(self, method: bytes, target: bytes, minor: int) -> None:
         self.method = method
@@ -119,7 +54,7 @@ class Request:
         self.chunked = False
         self.length: int | None = None
         self.websocket = False
-        self.raw_size = 0
+        self.keep_alive = minor == 1
 
     @property
     def host(self) -> bytes:
@@ -129,12 +64,6 @@ class Request:
     def forwarded_for(self) -> bytes:
         """What proxies say; only a configured one is believed."""
         return self.fields.get(b"x-forwarded-for", b"")
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the client wants to send another request on this connection."""
-        words = tokens(self.fields.get(b"connection", b""))
-        return b"close" not in words if self.minor else b"keep-alive" in words
 
     @property
     def has_body(self) -> bool:
@@ -152,17 +81,18 @@ class Request:
 
 
 class Response:
-    """A response's head; `fields` is all of them, in order, `length` and `chunked` its framing."""
+    """A response's head. `passed` are the fields to send on; `check`: some of them only the portal may send."""
 
-    __slots__ = ("bodyless", "chunked", "fields", "keep_alive", "length", "minor", "status", "upgrade")
+    __slots__ = ("bodyless", "check", "chunked", "keep_alive", "length", "minor", "passed", "status", "upgrade")
 
-    def __init__(self, status: int, minor: int, fields: Fields) -> None:
+    def __init__(self, status: int, minor: int) -> None:
         self.status = status
         self.minor = minor
-        self.fields = fields
+        self.passed: Fields = []
+        self.check = False
         self.chunked = False
         self.length: int | None = None
-        self.keep_alive = False
+        self.keep_alive = minor == 1
         self.bodyless = False
         self.upgrade = b""
 
@@ -174,6 +104,7 @@ class Response:
         return OpenBody() if self.length is None else CountedBody(self.length)
 
 
+@lru_cache(256)
 def tokens(value: bytes) -> frozenset[bytes]:
     """Return a comma-separated list of words in lower case."""
     return frozenset(word.strip(b" \t").lower() for word in value.split(b","))
@@ -200,36 +131,43 @@ def head_end(buffer: bytes | bytearray, start: int, *, status: int = 400) -> int
 
 
 class _Collector:
-    """What llhttp calls for each field."""
+    """What llhttp calls for each field; the mapping's own method is the fastest there is."""
 
-    __slots__ = ("fields",)
+    __slots__ = ("on_header",)
 
-    def __init__(self) -> None:
-        self.fields: Fields = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
+    def __init__(self, on_header: Callable[[bytes, bytes], object]) -> None:
+        self.on_header = on_header
 
 
-def _fields(
-    head: bytes, parser: type[httptools.HttpRequestParser | httptools.HttpResponseParser], status: int
-) -> Fields:
-    """Return the header fields of a complete head, all characters and limits checked."""
-    feeds = head.count(b"\r\n")
-    if head.translate(None, TEXT) or feeds != head.count(b"\n") or feeds != head.count(b"\r"):
-        raise Refused(status, "control character in the head")
-    if feeds - 2 > FIELD_COUNT:
-        raise Refused(431 if status == 400 else status, "too many fields")
-    collector = _Collector()
+_Parser = type[httptools.HttpRequestParser | httptools.HttpResponseParser]
+
+
+def _feed(head: bytes, parser: _Parser, on_header: Callable[[bytes, bytes], object], status: int) -> None:
     try:
-        parser(collector).feed_data(head)
+        parser(_Collector(on_header)).feed_data(head)
     except httptools.HttpParserUpgrade:
         pass
     except httptools.HttpParserError as error:
         raise Refused(status, str(error)[:100]) from error
-    fields = collector.fields
-    if len(fields) != feeds - 2:  # the parser and the lines must agree
-        raise Refused(status, "unreadable head")
+
+
+def _fields(head: bytes, parser: _Parser, status: int) -> Iterable[tuple[bytes, bytes]]:
+    """Return the header fields of a complete head, all characters and limits checked."""
+    lines = head.count(b"\r\n")
+    count = lines - 2
+    if head.translate(None, TEXT) or lines != head.count(b"\n") or lines != head.count(b"\r"):
+        raise Refused(status, "control character in the head")
+    if count > FIELD_COUNT:
+        raise Refused(431 if status == 400 else status, "too many fields")
+    mapping: dict[bytes, bytes] = {}
+    _feed(head, parser, mapping.__setitem__, status)
+    fields: Iterable[tuple[bytes, bytes]] = mapping.items()
+    if len(mapping) != count:  # a name came twice, in the same letters
+        several: Fields = []
+        _feed(head, parser, lambda name, value: several.append((name, value)), status)
+        if len(several) != count:  # the parser and the lines must agree
+            raise Refused(status, "unreadable head")
+        fields = several
     if len(head) > FIELD_LIMIT and any(len(name) + len(value) > FIELD_LIMIT for name, value in fields):
         raise Refused(431 if status == 400 else status, "field too long")
     return fields
@@ -260,46 +198,67 @@ def parse_request(head: bytes) -> Request:
     if target == b"*" and method != b"OPTIONS":
         raise Refused(400, "malformed request target")
     request = Request(method, target, 1 if minor == b"1" else 0)
-    request.raw_size = len(head)
-    fields, passed = request.fields, request.passed
+    fields, passed, kinds = request.fields, request.passed, names.REQUEST
     for pair in _fields(head, httptools.HttpRequestParser, 400):
-        name, value = pair
-        kind = _known.get(name) or classify(name)
-        if kind is PASS:
+        kind = kinds[pair[0]]
+        if kind is names.PASS:
             passed.append(pair)
-        elif kind is not DROP:
-            if kind in fields:
-                if kind not in _LISTS:
-                    raise Refused(400, f"several {kind.decode()} fields")
-                value = fields[kind] + b"," + value
-            fields[kind] = value.strip(b" \t")
-            if kind in _READ:
+        elif kind is not names.DROP:
+            _read(fields, kind, pair[1], 400)
+            if kind in names.READ:
                 passed.append(pair)
-    _frame_request(request)
+    if b"host" not in fields:
+        raise Refused(400, "no Host field")
+    if not _FRAMING.isdisjoint(fields):
+        _frame_request(request)
     return request
+
+
+def _read(fields: dict[bytes, bytes], kind: bytes, value: bytes, status: int) -> None:
+    """Note a field that decides something: most of these may come once."""
+    if kind in fields:
+        if kind not in names.LISTS:
+            raise Refused(status, f"several {kind.decode()} fields")
+        value = fields[kind] + b"," + value
+    fields[kind] = value.strip(b" \t")
 
 
 def _frame_request(request: Request) -> None:
     fields = request.fields
-    if b"host" not in fields:
-        raise Refused(400, "no Host field")
-    if b"transfer-encoding" in fields:
-        if b"content-length" in fields or not request.minor:
-            raise Refused(400, "contradictory framing")
-        if fields[b"transfer-encoding"].lower() != b"chunked":
-            raise Refused(400, "unknown transfer coding")
-        request.chunked = True
-    elif b"content-length" in fields:
-        if not _NUMBER.fullmatch(fields[b"content-length"]):
-            raise Refused(400, "malformed Content-Length")
-        request.length = int(fields[b"content-length"])
+    request.length, request.chunked = _length(fields, request.minor, 400)
     if fields.get(b"expect", b"100-continue").lower() != b"100-continue":
         raise Refused(417, "unknown expectation")
     if b"upgrade" in fields:
         _check_upgrade(request)
     connection = fields.get(b"connection")
     if connection is not None:
-        _drop_named(request, tokens(connection))
+        words = tokens(connection)
+        request.keep_alive = b"close" not in words if request.minor else b"keep-alive" in words
+        named = words - _OF_CONNECTION
+        if named:
+            if not named.isdisjoint(_END_TO_END):
+                raise Refused(400, "Connection names an end-to-end field")
+            request.passed = _without(request.passed, named)
+
+
+def _length(fields: dict[bytes, bytes], minor: int, status: int) -> tuple[int | None, bool]:
+    """Return a body's length (None: not said), and whether it is chunked (RFC 9112 §6.3, nothing repaired)."""
+    coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+    if coding is not None:
+        if length is not None or not minor:
+            raise Refused(status, "contradictory framing")
+        if coding.lower() != b"chunked":
+            raise Refused(status, "unknown transfer coding")
+        return None, True
+    if length is None:
+        return None, False
+    if not _NUMBER.fullmatch(length):
+        raise Refused(status, "malformed Content-Length")
+    return int(length), False
+
+
+def _without(fields: Fields, named: frozenset[bytes]) -> Fields:
+    return [pair for pair in fields if pair[0].lower() not in named]
 
 
 def _check_upgrade(request: Request) -> None:
@@ -319,53 +278,33 @@ def _check_upgrade(request: Request) -> None:
     request.websocket = True
 
 
-def _drop_named(request: Request, words: frozenset[bytes]) -> None:
-    """Remove the fields that Connection names; those we decide by may not be named."""
-    named = words - {b"close", b"keep-alive", b"upgrade", b""}
-    if not named:
-        return
-    if named & _READ or named & {b"host", b"cookie", b"authorization", b"content-length", b"transfer-encoding"}:
-        raise Refused(400, "Connection names an end-to-end field")
-    request.passed = [pair for pair in request.passed if pair[0].lower() not in named]
-
-
 def parse_response(head: bytes, method: bytes) -> Response:
     """Parse a complete head of a response to a `method` request."""
     match = _STATUS_LINE.fullmatch(head, 0, head.find(b"\r\n"))
     if match is None:
         raise Refused(502, "malformed status line")
-    fields = _fields(head, httptools.HttpResponseParser, 502)
-    response = Response(int(match.group(2)), 1 if match.group(1) == b"1" else 0, fields)
-    lengths: list[bytes] = []
-    codings: list[bytes] = []
-    words: frozenset[bytes] = frozenset()
-    for name, value in fields:
-        key = name.lower()
-        if key == b"content-length":
-            lengths.append(value.strip(b" \t"))
-        elif key == b"transfer-encoding":
-            codings.append(value.strip(b" \t").lower())
-        elif key == b"connection":
-            words |= tokens(value)
-        elif key == b"upgrade":
-            response.upgrade = value.strip(b" \t").lower()
-    response.keep_alive = b"close" not in words and bool(response.minor or b"keep-alive" in words)
-    _frame_response(response, lengths, codings, method)
-    return response
-
-
-def _frame_response(response: Response, lengths: list[bytes], codings: list[bytes], method: bytes) -> None:
-    if len(lengths) + len(codings) > 1:
-        raise Refused(502, "contradictory framing")
-    if codings:
-        if codings[0] != b"chunked" or not response.minor:
-            raise Refused(502, "unknown transfer coding")
-        response.chunked = True
-    elif lengths:
-        if not _NUMBER.fullmatch(lengths[0]):
-            raise Refused(502, "malformed Content-Length")
-        response.length = int(lengths[0])
+    response = Response(int(match[2]), 1 if match[1] == b"1" else 0)
+    passed, kinds = response.passed, names.RESPONSE
+    fields: dict[bytes, bytes] = {}
+    for pair in _fields(head, httptools.HttpResponseParser, 502):
+        kind = kinds[pair[0]]
+        if kind is names.PASS:
+            passed.append(pair)
+        elif kind is names.CHECK:
+            passed.append(pair)
+            response.check = True
+        elif kind is not names.DROP:
+            _read(fields, kind, pair[1], 502)
+    response.length, response.chunked = _length(fields, response.minor, 502)
     response.bodyless = method == b"HEAD" or response.status < 200 or response.status in (204, 304)
+    response.upgrade = fields.get(b"upgrade", b"").lower()
+    connection = fields.get(b"connection")
+    if connection is not None:
+        words = tokens(connection)
+        response.keep_alive = b"close" not in words and bool(response.minor or b"keep-alive" in words)
+        if named := words - _OF_CONNECTION:
+            response.passed = _without(passed, named)
+    return response
 
 
 def build(start: bytes, fields: Iterable[tuple[bytes, bytes]], tail: bytes) -> bytes:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import lru_cache
 from json import dumps
 from typing import Any
 
 _LONGEST = 300
 _FLUSH_AT = 200
+
+
+@lru_cache(1024)
+def _quoted(host: bytes) -> str:
+    return dumps(host.decode("latin-1")[:_LONGEST])
 
 
 class Log:
@@ -45,7 +51,7 @@ class Log:
         path = target.partition(b"?")[0][:_LONGEST].decode("latin-1")
         self._lines.append(
             f'{{"event":"request","logger":"gateway","level":"info","timestamp":"{self._time()}","client":"{address}",'
-            f'"host":{dumps(host.decode("latin-1")[:_LONGEST])},"method":"{method.decode()}","path":{dumps(path)},'
+            f'"host":{_quoted(host)},"method":"{method.decode()}","path":{dumps(path)},'
             f'"status":{status},"received":{received},"sent":{sent},"ms":{milliseconds:.1f},'
             f'"request_id":"{request_id}","session":"{session}"}}\n'
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import re
 import resource
@@ -343,7 +342,7 @@ class Gateway:
         session = ""
         if exchange.grant is not None:
             grant = exchange.grant
-            session = short_hash(grant.session.sid)
+            session = grant.session.tag
             if status != 101:  # a tunnel's bytes were counted as they passed
                 self.usage.add(grant.session.instance, exchange.received, exchange.sent, 1)
         self.log.request(
@@ -366,10 +365,6 @@ class Gateway:
 
 
 _NO_IPV6 = frozenset({97, 99})  # EAFNOSUPPORT, EADDRNOTAVAIL
-
-
-def short_hash(sid: str) -> str:
-    return hashlib.blake2s(sid.encode(), digest_size=6).hexdigest()
 
 
 def _addresses(route: Route) -> dict[str, Any]:

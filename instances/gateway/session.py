@@ -70,23 +70,23 @@ class Session:
     """One living session; `live` turns false for good when it is withdrawn."""
 
     __slots__ = (
-        "bytes_in",
-        "bytes_out",
         "epoch",
         "expires",
         "instance",
         "live",
-        "requests",
         "role",
         "seen",
         "sid",
         "slug",
+        "tag",
         "used",
         "version",
     )
 
     def __init__(self, row: dict[str, Any]) -> None:
         self.sid: str = row["sid"]
+        #: names the session in the log, and opens nothing
+        self.tag = hashlib.blake2s(self.sid.encode(), digest_size=6).hexdigest()
         self.slug: str = row["slug"]
         self.instance: str = row["instance"]
         self.role: str = row["role"]
@@ -96,7 +96,6 @@ class Session:
         self.live = True
         self.used = True
         self.seen = time.monotonic()
-        self.requests = self.bytes_in = self.bytes_out = 0
 
 
 class Sessions:

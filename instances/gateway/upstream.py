@@ -16,7 +16,7 @@ from typing import Any, Protocol
 CONNECT_TIMEOUT = 2.0
 #: below the keep-alive of the back ends (uvicorn 5 s, tornado 3,600 s)
 IDLE_LIMIT = 4.0
-IDLE_PER_KEY = 16
+IDLE_PER_KEY = 64
 WRITE_LIMIT = 128 * 1024
 
 
