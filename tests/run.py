@@ -73,7 +73,7 @@ def bench() -> bool:
         state.chmod(0o711)
         began = time.monotonic()
         portal = start(state, free_port())
-        print(f"make run to Ready, with warm caches: {time.monotonic() - began:.1f} s", flush=True)
+        print(f"first start on an empty state folder to Ready: {time.monotonic() - began:.1f} s", flush=True)
         try:
             argv = [sys.executable, "-m", "tests.bench.story", "--state", str(state), "--url", portal.url]
             environment = {**os.environ, "PORT": str(portal.port), "PORTAL_URL": portal.url}
