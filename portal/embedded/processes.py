@@ -140,6 +140,7 @@ class Child:
             self.again_at = now + wait
             say(f"{self.name} {self.exit_text}; it starts again in {wait:.1f} s. Its log: {self.log}")
         if now >= self.again_at:
+            self.again_at = now + LONGEST_WAIT  # should this fail, too
             self.start()
 
     def answers(self) -> bool:

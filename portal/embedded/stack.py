@@ -3,155 +3,21 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
-import shutil
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from portal.embedded import servers
-from portal.embedded.people import CannotStart, Person, ourselves
+from portal.embedded.addresses import Site
+from portal.embedded.checkout import code_folder
+from portal.embedded.people import CannotStart, ourselves
+from portal.embedded.probes import UnixConnection, http_ok, pong
 from portal.embedded.processes import Child, Program, open_log, started_at
-from portal.embedded.state import ROOT, State
+from portal.embedded.state import State
 
 #: what a process that is no Django of ours may inherit
 INHERITED = ("PATH", "LANG", "TZ", "LOG_LEVEL", "SSL_CERT_FILE", "SSL_CERT_DIR")
-
-
-@dataclass(frozen=True)
-class Site:
-    """The addresses and switches of this start, out of the environment."""
-
-    demo: bool
-    port: int
-    portal_url: str
-    apps_domain: str
-    issuer: str
-    listen: str
-
-    @classmethod
-    def read(cls) -> Site:
-        given = os.environ.get
-        demo = given("BEAMPORT_DEMO", "") in ("1", "true", "yes", "on")
-        text = given("PORT") or "8000"
-        if not text.isdigit() or not 0 < int(text) < 65535:
-            raise CannotStart(f"PORT must be a number from 1 to 65534, not {text!r}; the demo takes the next one too.")
-        port = int(text)
-        url = (given("PORTAL_URL") or f"http://localhost:{port}").rstrip("/")
-        apps = given("APPS_DOMAIN") or f"apps.{url.partition('://')[2]}"
-        issuer = given("OIDC_ISSUER") or (f"http://127.0.0.1:{port + 1}" if demo else "")
-        listen = ",".join(f"{host}:{port}" for host in loopback())
-        site = cls(demo, port, url, apps, issuer, listen if demo else given("GATEWAY_LISTEN") or listen)
-        site._check()
-        return site
-
-    def _check(self) -> None:
-        if not self.demo and not (self.issuer and os.environ.get("PORTAL_URL")):
-            raise CannotStart(
-                "Outside the demo the portal needs PORTAL_URL (https), OIDC_ISSUER, OIDC_CLIENT_ID and "
-                "OIDC_CLIENT_SECRET_FILE: see docs/operate/embedded.md. For a trial on this machine: make run, "
-                "or BEAMPORT_DEMO=1 manage.py up."
-            )
-
-    @property
-    def own_provider(self) -> bool:
-        """Whether the demo's identity provider is the one that people sign in at."""
-        return self.demo and self.issuer == f"http://127.0.0.1:{self.port + 1}"
-
-    def ports(self) -> list[int]:
-        return [self.port, self.port + 1] if self.own_provider else [self.port]
-
-
-def loopback() -> list[str]:
-    """The loopback addresses that this machine has."""
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return ["127.0.0.1"]
-    return ["127.0.0.1", "[::1]"]
-
-
-def code_folder(state: State) -> Path:
-    """Return where the children import from: the checkout, or a copy when their users cannot read it."""
-    people = {person.uid: person for person in (state.portal, state.gateway)}.values()
-    if os.geteuid() != 0 or all(_can_import(person) for person in people):
-        return ROOT
-    target, fresh = state.folder / "code", state.folder / "code.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    left_out = shutil.ignore_patterns(".*", "var", "node_modules", "__pycache__", "tests", "docs")
-    shutil.copytree(ROOT, fresh, ignore=left_out)
-    for folder, _, names in os.walk(fresh):
-        os.chmod(folder, 0o755)  # noqa: S103  (code that is published anyway)
-        for name in names:
-            os.chmod(os.path.join(folder, name), 0o644)
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
-    return target
-
-
-def _can_import(person: Person) -> bool:
-    """Whether this person can read the code; asked by doing it, as rights have more layers than modes."""
-    done = subprocess.run(
-        [sys.executable, "-c", "import portal.env, instances.lifecycle, auth, experiments"],
-        cwd="/",
-        env={"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        timeout=30,
-        **person.ids(),
-    )
-    return done.returncode == 0
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))
-
-
-def http_ok(connect: Callable[[], http.client.HTTPConnection], path: str, host: str) -> Callable[[], bool]:
-    """A question to ask until it is answered with 200."""
-
-    def ask() -> bool:
-        connection = connect()
-        try:
-            connection.request("GET", path, headers={"Host": host})
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
-    return ask
-
-
-def pong(path: Path) -> Callable[[], bool]:
-    """Whether the supervisor answers its ping."""
-
-    def ask() -> bool:
-        try:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(2)
-                connection.connect(str(path))
-                connection.sendall(b'{"id": 1, "op": "ping"}\n')
-                with connection.makefile("rb") as answers:
-                    return bool(json.loads(answers.readline() or b"{}").get("ok"))
-        except (OSError, ValueError):
-            return False
-
-    return ask
 
 
 class Database(Child):
@@ -239,7 +105,7 @@ class Stack:
 
     def supervisor(self) -> Child:
         environment = self._few(
-            INSTANCE_KEY_FILE=str(self.state.secrets / "instance_key"),
+            INSTANCE_KEY_FILE=str(self.state.secrets / "supervisor" / "instance_key"),
             PORTAL_UID=str(self.state.portal.uid),
             PORTAL_GID=str(self.state.portal.gid),
             GATEWAY_GID=str(self.state.gateway.gid),
@@ -251,8 +117,7 @@ class Stack:
     def web(self) -> Child:
         web, internal = self.front / "web.sock", self.front / "internal.sock"
         argv = ["-m", "portal.serve", "--web", f"unix:{web}", "--internal", f"unix:{internal}"]
-        host = self.site.portal_url.partition("://")[2]
-        answers = http_ok(lambda: UnixConnection(web, 5), "/readyz", host)
+        answers = http_ok(lambda: UnixConnection(web, 5), "/readyz", self.site.host)
         return self.child(self._python("web", *argv, answers=answers))
 
     def worker(self) -> Child:
@@ -271,27 +136,27 @@ class Stack:
             INSTANCE_KEY_FILE=str(secrets / "instance_key"),
         )
         argv = [sys.executable, "-m", "instances.gateway"]
-        host = self.site.portal_url.partition("://")[2]
-        first = self.site.listen.split(",")[0]
-        address, _, port = first.rpartition(":")
-        reach = address.strip("[]").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
-        answers = http_ok(lambda: http.client.HTTPConnection(reach, int(port), timeout=5), "/readyz", host)
+        address, port = self.site.first_listener
+        answers = http_ok(lambda: http.client.HTTPConnection(address, port, timeout=5), "/readyz", self.site.host)
         return self.child(Program("gateway", argv, environment, self.state.gateway, answers))
 
     def identity(self) -> Child:
-        port = self.site.port + 1
+        port, secrets = self.site.port + 1, self.state.secrets / "identity"
         environment = self._few(
             PORT=str(port),
             ISSUER=self.site.issuer,
             CLIENT_ID=os.environ.get("OIDC_CLIENT_ID") or "beamport",
-            CLIENT_SECRET_FILE=str(self.state.secrets / "oidc_client_secret"),
+            CLIENT_SECRET_FILE=str(secrets / "oidc_client_secret"),
             REDIRECT_URI=f"{self.site.portal_url}/auth/demo/callback/",
-            KEYS_FILE=str(self.state.secrets / "identity" / "keys.json"),
+            KEYS_FILE=str(secrets / "keys.json"),
         )
         folder = identity_folder(self.state)
         argv = [node(), str(folder / "server.mjs")]
-        connect = lambda: http.client.HTTPConnection("127.0.0.1", port, timeout=5)  # noqa: E731
-        answers = http_ok(connect, "/.well-known/openid-configuration", f"127.0.0.1:{port}")
+        answers = http_ok(
+            lambda: http.client.HTTPConnection("127.0.0.1", port, timeout=5),
+            "/.well-known/openid-configuration",
+            f"127.0.0.1:{port}",
+        )
         return self.child(Program("identity", argv, environment, self.state.portal, answers, patience=3))
 
 

@@ -8,12 +8,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from portal.embedded.people import CannotStart, Person, closed_to, make_folder
+from portal.embedded.people import CannotStart, Person, closed_to, make_folder, ourselves
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECRETS = ("secret_key", "instance_key", "gateway_token", "deployment_id", "oidc_client_secret")
-#: what the gateway may know of them
-GATEWAY_SECRETS = ("gateway_token", "instance_key")
+#: who besides the portal needs which of them; each reads a copy of its own
+COPIES = {
+    "gateway": ("gateway_token", "instance_key"),
+    "supervisor": ("instance_key",),
+    "identity": ("oidc_client_secret",),
+}
 LEAST_FREE = 2 * 2**30
 #: the kernel's limit of a unix socket's path, and the longest of ours below the state folder: a session's socket
 #: (`local/<machine name>/run/jupyter.sock`, where a machine's name has up to 40 characters)
@@ -93,7 +97,7 @@ class State:
                     f"{person.name} cannot cross {closed}, so nothing in {self.folder} can be used. "
                     f"Run chmod o+x {closed}, or set BEAMPORT_STATE to a folder elsewhere (/var/lib/beamport)."
                 )
-        root = None if os.geteuid() else Person(0, 0, "root")
+        root = ourselves()
         for name, mode, owner, group in (
             ("run", 0o711, root, None),
             ("run/back", 0o700, self.portal, None),
@@ -107,8 +111,6 @@ class State:
             ("static", 0o755, root, None),
             ("data", 0o755, self.portal, None),
             ("secrets", 0o711, root, None),
-            ("secrets/gateway", 0o700, self.gateway, None),
-            ("secrets/identity", 0o700, self.portal, None),
         ):
             make_folder(self.folder / name, mode, owner, group)
         self._keep_secrets()
@@ -118,8 +120,11 @@ class State:
             path = self.secrets / name
             if not path.exists():
                 _write(path, secrets.token_urlsafe(48), self.portal)
-        for name in GATEWAY_SECRETS:
-            _write(self.secrets / "gateway" / name, self.secret(name), self.gateway)
+        readers = {"gateway": self.gateway, "supervisor": ourselves(), "identity": self.portal}
+        for reader, names in COPIES.items():
+            make_folder(self.secrets / reader, 0o700, readers[reader])
+            for name in names:
+                _write(self.secrets / reader / name, self.secret(name), readers[reader])
 
     def secret(self, name: str) -> str:
         """What the operator gave by `<NAME>` or `<NAME>_FILE`, else what was made once under secrets/."""

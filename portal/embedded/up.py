@@ -10,16 +10,16 @@ import fcntl
 import getpass
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
 from portal.embedded import people, steps
+from portal.embedded.addresses import Site, check_ports
 from portal.embedded.people import CannotStart
 from portal.embedded.processes import Child
-from portal.embedded.stack import Site, Stack, loopback
+from portal.embedded.stack import Stack
 from portal.embedded.state import State, state_folder
 
 ACCOUNTS = ("scientist", "collaborator", "operator")
@@ -77,23 +77,6 @@ def only_one(state: State) -> Iterator[None]:
         yield
 
 
-def check_ports(ports: list[int]) -> None:
-    for port in ports:
-        for host in loopback():
-            family = socket.AF_INET6 if "[" in host else socket.AF_INET
-            with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((host.strip("[]"), port))
-                except PermissionError as error:
-                    raise CannotStart(f"Port {port} is for root alone. Take another: PORT=8100 make run") from error
-                except OSError as error:
-                    raise CannotStart(
-                        f"Port {port} is taken by another program. Take two others: PORT={ports[0] + 100} make run "
-                        f"uses {ports[0] + 100} and {ports[0] + 101}."
-                    ) from error
-
-
 class Up:
     """One life of the parent."""
 
@@ -125,7 +108,8 @@ class Up:
     def _start(self) -> None:
         stack = self.stack
         self._end_stale()
-        check_ports(self.site.ports())
+        if self.site.demo:
+            check_ports(self.site.ports())
         if not os.environ.get("DATABASE_URL"):
             self._launch(stack.postgres())
         if not os.environ.get("REDIS_URL"):
@@ -184,7 +168,7 @@ class Up:
         say(f"\nReady: {self.site.portal_url}\n")
         if self.site.own_provider:
             say(f"  Sign in as {', '.join(ACCOUNTS[:-1])} or {ACCOUNTS[-1]}; the password is the name.")
-        if line := ssh_line(self.site.ports()):
+        if self.site.demo and (line := ssh_line(self.site.ports())):
             say(f"  On your own computer first: {line}")
         say(f"  Logs: {self.state.log}/   Ctrl-C stops everything.\n")
 

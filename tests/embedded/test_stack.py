@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from portal.embedded import stack
+from portal.embedded import checkout as code
+from portal.embedded.addresses import Site
 from portal.embedded.people import CannotStart, gateway_person, portal_person
-from portal.embedded.stack import Site
 from portal.embedded.state import ROOT, State
 
 
@@ -27,7 +27,15 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in ("BEAMPORT_DEMO", "PORT", "PORTAL_URL", "APPS_DOMAIN", "OIDC_ISSUER", "GATEWAY_LISTEN"):
+    for name in (
+        "BEAMPORT_DEMO",
+        "PORT",
+        "PORTAL_URL",
+        "APPS_DOMAIN",
+        "OIDC_ISSUER",
+        "OIDC_CLIENT_SECRET",
+        "GATEWAY_LISTEN",
+    ):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -40,9 +48,9 @@ def test_a_checkout_that_plain_users_cannot_read_is_copied(folder: Path, monkeyp
     (checkout / ".git").mkdir()
     (checkout / "tests").mkdir()
     checkout.chmod(0o700)
-    monkeypatch.setattr(stack, "ROOT", checkout)
+    monkeypatch.setattr(code, "ROOT", checkout)
     state = State(folder, portal_person(), gateway_person())
-    copied = stack.code_folder(state)
+    copied = code.code_folder(state)
     assert copied == folder / "code"
     assert sorted(path.name for path in copied.iterdir()) == ["auth", "experiments", "instances", "portal"]
     done = subprocess.run(
@@ -55,7 +63,7 @@ def test_a_checkout_that_plain_users_cannot_read_is_copied(folder: Path, monkeyp
     )
     assert done.stdout.strip() == str(copied / "portal" / "env.py"), done.stderr
     checkout.chmod(0o755)
-    assert stack.code_folder(state) == checkout
+    assert code.code_folder(state) == checkout
 
 
 def test_the_demo_takes_two_ports_and_stays_on_loopback(clean: pytest.MonkeyPatch) -> None:
@@ -80,6 +88,7 @@ def test_another_issuer_means_no_provider_of_ours(clean: pytest.MonkeyPatch) -> 
 def test_outside_the_demo_the_operator_says_where_to_listen(clean: pytest.MonkeyPatch) -> None:
     clean.setenv("PORTAL_URL", "https://portal.example/")
     clean.setenv("OIDC_ISSUER", "https://login.example")
+    clean.setenv("OIDC_CLIENT_SECRET_FILE", "/etc/beamport/client-secret")
     clean.setenv("GATEWAY_LISTEN", "10.0.0.5:8080")
     site = Site.read()
     assert (site.listen, site.portal_url, site.apps_domain) == (
@@ -87,6 +96,21 @@ def test_outside_the_demo_the_operator_says_where_to_listen(clean: pytest.Monkey
         "https://portal.example",
         "apps.portal.example",
     )
+
+
+def test_outside_the_demo_a_client_secret_is_asked_for(clean: pytest.MonkeyPatch) -> None:
+    clean.setenv("PORTAL_URL", "https://portal.example")
+    clean.setenv("OIDC_ISSUER", "https://login.example")
+    with pytest.raises(CannotStart, match="OIDC_CLIENT_SECRET_FILE"):
+        Site.read()
+
+
+@pytest.mark.parametrize(
+    ("listen", "reached"),
+    [("0.0.0.0:80", ("127.0.0.1", 80)), ("[::]:81,10.0.0.5:82", ("::1", 81)), ("10.0.0.5:83", ("10.0.0.5", 83))],
+)
+def test_the_gateway_is_asked_where_it_listens(listen: str, reached: tuple[str, int]) -> None:
+    assert Site(False, 8000, "https://portal.example", "", "", listen).first_listener == reached
 
 
 @pytest.mark.parametrize("port", ["0", "65535", "-1", "http"])

@@ -83,11 +83,20 @@ def test_secrets_are_made_once_and_only_their_owner_reads_them(laid: State) -> N
     assert {mode(laid.secrets / name) for name in SECRETS} == {0o600}
 
 
-def test_the_gateway_gets_a_copy_of_its_two_secrets_and_no_other(laid: State) -> None:
-    copies = sorted((laid.secrets / "gateway").iterdir())
-    assert [path.name for path in copies] == ["gateway_token", "instance_key"]
+@pytest.mark.parametrize(
+    ("reader", "names"),
+    [
+        ("gateway", ["gateway_token", "instance_key"]),
+        ("supervisor", ["instance_key"]),
+        ("identity", ["oidc_client_secret"]),
+    ],
+)
+def test_each_reader_gets_a_copy_of_its_secrets_and_no_other(laid: State, reader: str, names: list[str]) -> None:
+    copies = sorted((laid.secrets / reader).iterdir())
+    assert [path.name for path in copies] == names
     assert [path.read_text() for path in copies] == [(laid.secrets / path.name).read_text() for path in copies]
     assert {mode(path) for path in copies} == {0o600}
+    assert mode(laid.secrets / reader) == 0o700
 
 
 def test_a_secret_of_the_operator_goes_first(laid: State, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,94 @@
+"""Which addresses a start uses, and whether they are free (standard library only)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+from portal.embedded.people import CannotStart
+
+
+@dataclass(frozen=True)
+class Site:
+    """The addresses and switches of this start, out of the environment."""
+
+    demo: bool
+    port: int
+    portal_url: str
+    apps_domain: str
+    issuer: str
+    listen: str
+
+    @classmethod
+    def read(cls) -> Site:
+        given = os.environ.get
+        demo = given("BEAMPORT_DEMO", "").strip().lower() in ("1", "true", "yes", "on")
+        text = given("PORT") or "8000"
+        if not text.isdigit() or not 0 < int(text) < 65535:
+            raise CannotStart(f"PORT must be a number from 1 to 65534, not {text!r}; the demo takes the next one too.")
+        port = int(text)
+        url = (given("PORTAL_URL") or f"http://localhost:{port}").rstrip("/")
+        apps = given("APPS_DOMAIN") or f"apps.{url.partition('://')[2]}"
+        issuer = given("OIDC_ISSUER") or (f"http://127.0.0.1:{port + 1}" if demo else "")
+        listen = ",".join(f"{host}:{port}" for host in loopback())
+        site = cls(demo, port, url, apps, issuer, listen if demo else given("GATEWAY_LISTEN") or listen)
+        site._check()
+        return site
+
+    def _check(self) -> None:
+        secret = os.environ.get("OIDC_CLIENT_SECRET") or os.environ.get("OIDC_CLIENT_SECRET_FILE")
+        if not self.demo and not (self.issuer and secret and os.environ.get("PORTAL_URL")):
+            raise CannotStart(
+                "Outside the demo the portal needs PORTAL_URL (https), OIDC_ISSUER, OIDC_CLIENT_ID and "
+                "OIDC_CLIENT_SECRET_FILE: see docs/operate/embedded.md. For a trial on this machine: make run, "
+                "or BEAMPORT_DEMO=1 manage.py up."
+            )
+
+    @property
+    def own_provider(self) -> bool:
+        """Whether the demo's identity provider is the one that people sign in at."""
+        return self.demo and self.issuer == f"http://127.0.0.1:{self.port + 1}"
+
+    @property
+    def host(self) -> str:
+        """The portal's host and port, as browsers name it."""
+        return self.portal_url.partition("://")[2]
+
+    @property
+    def first_listener(self) -> tuple[str, int]:
+        """Where to ask whether the gateway answers."""
+        address, _, port = self.listen.split(",")[0].rpartition(":")
+        return {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(address, address.strip("[]")), int(port)  # noqa: S104
+
+    def ports(self) -> list[int]:
+        """The ports on loopback that this start takes."""
+        return [self.port, self.port + 1] if self.own_provider else [self.port]
+
+
+def loopback() -> list[str]:
+    """The loopback addresses that this machine has."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return ["127.0.0.1"]
+    return ["127.0.0.1", "[::1]"]
+
+
+def check_ports(ports: list[int]) -> None:
+    """Refuse ports that somebody else has, and say how to take others."""
+    for port in ports:
+        for host in loopback():
+            family = socket.AF_INET6 if "[" in host else socket.AF_INET
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((host.strip("[]"), port))
+                except PermissionError as error:
+                    raise CannotStart(f"Port {port} is for root alone. Take another: PORT=8100 make run") from error
+                except OSError as error:
+                    raise CannotStart(
+                        f"Port {port} is taken by another program. Take two others: PORT={ports[0] + 100} make run "
+                        f"uses {ports[0] + 100} and {ports[0] + 101}."
+                    ) from error
