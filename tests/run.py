@@ -61,7 +61,10 @@ def suite(*arguments: str) -> bool:
     # the portal's own variables would reach the tests' settings and the portals that they start
     ours = ("BEAMPORT_STATE", "BEAMPORT_DEMO", "PORT", "PORTAL_URL")
     environment = {key: value for key, value in os.environ.items() if key not in ours}
-    return subprocess.run(argv, cwd=ROOT, env=environment).returncode == 0
+    # pytest's own folder is named after the user, and several uids without a name would share it
+    with tempfile.TemporaryDirectory(prefix="bpt-", dir="/var/tmp", ignore_cleanup_errors=True) as temporary:
+        environment["PYTEST_DEBUG_TEMPROOT"] = temporary
+        return subprocess.run(argv, cwd=ROOT, env=environment).returncode == 0
 
 
 def bench() -> bool:

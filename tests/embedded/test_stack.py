@@ -34,6 +34,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         "APPS_DOMAIN",
         "OIDC_ISSUER",
         "OIDC_CLIENT_SECRET",
+        "OIDC_CLIENT_SECRET_FILE",
         "GATEWAY_LISTEN",
     ):
         monkeypatch.delenv(name, raising=False)
