@@ -22,6 +22,11 @@ MOST = 200
 _NEXT = re.compile(r",(?=\s*(?:https?(?::|%3a)|doi:|hdl:|urn:|info:|[0-9]+\.[0-9]))", re.I)
 
 
+def names_several(text: str) -> bool:
+    """Tell whether one parameter holds several identifiers, separated by commas."""
+    return _NEXT.search(text) is not None
+
+
 @dataclass(frozen=True)
 class Selection:
     """`missing`: what was named and not found. Not permitted and unknown are the same."""

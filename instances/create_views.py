@@ -5,7 +5,6 @@ Links are compatible with VISA's: `/instances/new?dois=…&proposals=…`.
 
 from __future__ import annotations
 
-import re
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -31,9 +30,6 @@ from portal.lib.errors import BadRequest, PortalError
 MOST_WANTED = 100
 MOST_SHOWN = 500
 NAME_LENGTH = 60
-
-#: where after a comma another identifier begins; a comma inside a DOI is legal (as in experiments.selection)
-_NEXT_ONE = re.compile(r",\s*(?:doi:|hdl:|urn:|info:|https?(?::|%3a)|\d+\.\d)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Wanted:
     @property
     def only_doi(self) -> str:
         """The one DOI that is asked for, and nothing else; empty otherwise."""
-        if len(self.dois) != 1 or self.proposals or self.experiments or _NEXT_ONE.search(self.dois[0]):
+        if len(self.dois) != 1 or self.proposals or self.experiments or selection.names_several(self.dois[0]):
             return ""
         return self.dois[0]
 
