@@ -51,11 +51,21 @@ class Sites:
 
     def __init__(self, portal_site: str, apps_domain: str, aliases: frozenset[str]) -> None:
         self._portal = portal_site.encode()
+        self._found: dict[bytes, tuple[Site, str]] = {}
         self._suffix = b"." + apps_domain.encode()
         self._aliases = frozenset(alias.encode() for alias in aliases) - {self._portal}
 
     def find(self, host: bytes) -> tuple[Site, str]:
         """Return what the host is, and the slug of an instance's; raises Refused for hosts that are not ours."""
+        found = self._found.get(host)
+        if found is None:
+            found = self._look(host)
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
+            self._found[host] = found
+        return found
+
+    def _look(self, host: bytes) -> tuple[Site, str]:
         if host == self._portal:
             return Site.PORTAL, ""
         if host.endswith(self._suffix):
@@ -64,7 +74,7 @@ class Sites:
                 return Site.INSTANCE, slug
         lower = host.lower()
         if lower != host:
-            return self.find(lower)
+            return self._look(lower)
         if host in self._aliases:
             return Site.ALIAS, ""
         raise Refused(421, "this host is not served here")
@@ -73,10 +83,12 @@ class Sites:
 class Grant:
     """What a request may reach, and the cookies of the instance's own that go with it."""
 
-    __slots__ = ("cookie", "renew", "route", "service", "session")
+    __slots__ = ("cookie", "origin", "renew", "route", "service", "session")
 
-    def __init__(self, session: Session, route: Route, service: Service, cookie: bytes, renew: bool) -> None:
-        self.session, self.route, self.service, self.cookie = session, route, service, cookie
+    def __init__(
+        self, session: Session, route: Route, service: Service, origin: bytes, cookie: bytes, renew: bool
+    ) -> None:
+        self.session, self.route, self.service, self.origin, self.cookie = session, route, service, origin, cookie
         #: whether the browser should get a fresh session cookie with the response
         self.renew = renew
 
@@ -90,12 +102,10 @@ class Access:
         self._scheme = scheme.encode() + b"://"
         self._checked: dict[tuple[str, bytes], tuple[float, Session, bytes, float]] = {}
 
-    def origin(self, request: Request) -> bytes:
-        return self._scheme + request.host.lower()
-
     def authorise(self, request: Request, slug: str) -> Grant:
         """Decide; raises Refused, NotSignedIn, Ask or NotServed."""
-        check_source(request, self.origin(request))
+        origin = self._scheme + request.host.lower()
+        check_source(request, origin)
         session, cookie, expires = self._session(request.fields.get(b"cookie", b""), slug)
         route = self._routes.get(slug)
         if route is None or not route.served or route.instance != session.instance:
@@ -105,7 +115,7 @@ class Access:
             raise Refused(403, "your role does not open this")
         session.used = True
         renew = session.expires > expires + LIFE / 10 and expires - self._sessions.now() < LIFE / 2
-        return Grant(session, route, service, cookie, renew)
+        return Grant(session, route, service, origin, cookie, renew)
 
     def _session(self, header: bytes, slug: str) -> tuple[Session, bytes, float]:
         """Return the living session of a Cookie header, its other cookies, and when the cookie expires."""

@@ -6,6 +6,7 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -47,15 +48,15 @@ class Config:
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
     limits: Limits = Limits()
 
-    @property
+    @cached_property
     def scheme(self) -> str:
         return urlsplit(self.portal_url).scheme
 
-    @property
+    @cached_property
     def portal_site(self) -> str:
         return urlsplit(self.portal_url).netloc.lower()
 
-    @property
+    @cached_property
     def portal_host(self) -> str:
         return urlsplit(self.portal_url).hostname or ""
 

@@ -26,7 +26,6 @@ Fields = list[tuple[bytes, bytes]]
 
 _REQUEST_LINE = re.compile(rb'([A-Z]{1,20}) (/[!"$-~]*|\*) HTTP/1\.([01])')
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*)?")
-_NUMBER = re.compile(rb"[0-9]{1,%d}" % _LENGTH_DIGITS)
 _BARE_FEED = re.compile(rb"(?<!\r)\n")
 #: what in Connection is no field's name
 _OF_CONNECTION = frozenset({b"close", b"keep-alive", b"upgrade", b""})
@@ -43,11 +42,23 @@ class Request:
     `keep_alive`: the client wants to send another request on this connection.
     """
 
-    __slots__ = ("chunked", "fields", "keep_alive", "length", "method", "minor", "passed", "target", "websocket")
+    __slots__ = (
+        "chunked",
+        "fields",
+        "host",
+        "keep_alive",
+        "length",
+        "method",
+        "minor",
+        "passed",
+        "target",
+        "websocket",
+    )
 
     def __init__(self, method: bytes, target: bytes, minor: int) -> None:
         self.method = method
         self.target = target
+        self.host = b""
         self.minor = minor
         self.fields: dict[bytes, bytes] = {}
         self.passed: Fields = []
@@ -55,10 +66,6 @@ class Request:
         self.length: int | None = None
         self.websocket = False
         self.keep_alive = minor == 1
-
-    @property
-    def host(self) -> bytes:
-        return self.fields[b"host"]
 
     @property
     def forwarded_for(self) -> bytes:
@@ -155,7 +162,7 @@ def _fields(head: bytes, parser: _Parser, status: int) -> Iterable[tuple[bytes, 
     """Return the header fields of a complete head, all characters and limits checked."""
     lines = head.count(b"\r\n")
     count = lines - 2
-    if head.translate(None, TEXT) or lines != head.count(b"\n") or lines != head.count(b"\r"):
+    if head.translate(None, TEXT) != b"\r\n" * lines:  # nothing but line ends, each of them whole
         raise Refused(status, "control character in the head")
     if count > FIELD_COUNT:
         raise Refused(431 if status == 400 else status, "too many fields")
@@ -204,23 +211,22 @@ def parse_request(head: bytes) -> Request:
         if kind is names.PASS:
             passed.append(pair)
         elif kind is not names.DROP:
-            _read(fields, kind, pair[1], 400)
+            fields[kind] = pair[1].strip(b" \t") if kind not in fields else _again(fields, kind, pair[1], 400)
             if kind in names.READ:
                 passed.append(pair)
     if b"host" not in fields:
         raise Refused(400, "no Host field")
+    request.host = fields[b"host"]
     if not _FRAMING.isdisjoint(fields):
         _frame_request(request)
     return request
 
 
-def _read(fields: dict[bytes, bytes], kind: bytes, value: bytes, status: int) -> None:
-    """Note a field that decides something: most of these may come once."""
-    if kind in fields:
-        if kind not in names.LISTS:
-            raise Refused(status, f"several {kind.decode()} fields")
-        value = fields[kind] + b"," + value
-    fields[kind] = value.strip(b" \t")
+def _again(fields: dict[bytes, bytes], kind: bytes, value: bytes, status: int) -> bytes:
+    """Join a field that decides something with the one before; most of these may come once."""
+    if kind not in names.LISTS:
+        raise Refused(status, f"several {kind.decode()} fields")
+    return fields[kind] + b"," + value
 
 
 def _frame_request(request: Request) -> None:
@@ -252,7 +258,7 @@ def _length(fields: dict[bytes, bytes], minor: int, status: int) -> tuple[int | 
         return None, True
     if length is None:
         return None, False
-    if not _NUMBER.fullmatch(length):
+    if not length.isdigit() or len(length) > _LENGTH_DIGITS:
         raise Refused(status, "malformed Content-Length")
     return int(length), False
 
@@ -278,12 +284,18 @@ def _check_upgrade(request: Request) -> None:
     request.websocket = True
 
 
-def parse_response(head: bytes, method: bytes) -> Response:
-    """Parse a complete head of a response to a `method` request."""
-    match = _STATUS_LINE.fullmatch(head, 0, head.find(b"\r\n"))
+@lru_cache(256)
+def _status(line: bytes) -> tuple[int, int]:
+    """Return status and minor version."""
+    match = _STATUS_LINE.fullmatch(line)
     if match is None:
         raise Refused(502, "malformed status line")
-    response = Response(int(match[2]), 1 if match[1] == b"1" else 0)
+    return int(match[2]), int(match[1])
+
+
+def parse_response(head: bytes, method: bytes) -> Response:
+    """Parse a complete head of a response to a `method` request."""
+    response = Response(*_status(head[: head.find(b"\r\n")]))
     passed, kinds = response.passed, names.RESPONSE
     fields: dict[bytes, bytes] = {}
     for pair in _fields(head, httptools.HttpResponseParser, 502):
@@ -294,7 +306,7 @@ def parse_response(head: bytes, method: bytes) -> Response:
             passed.append(pair)
             response.check = True
         elif kind is not names.DROP:
-            _read(fields, kind, pair[1], 502)
+            fields[kind] = pair[1].strip(b" \t") if kind not in fields else _again(fields, kind, pair[1], 502)
     response.length, response.chunked = _length(fields, response.minor, 502)
     response.bodyless = method == b"HEAD" or response.status < 200 or response.status in (204, 304)
     response.upgrade = fields.get(b"upgrade", b"").lower()

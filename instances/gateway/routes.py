@@ -34,7 +34,7 @@ class Service:
 class Route:
     """What the gateway knows of one instance. Without services it is not served and only its state is known."""
 
-    __slots__ = ("epoch", "instance", "seen", "services", "slug", "state", "version")
+    __slots__ = ("epoch", "instance", "probed", "seen", "served", "services", "slug", "state", "version", "web")
 
     def __init__(self, row: dict[str, Any], instance_key: bytes, scheme: str) -> None:
         self.slug: str = row["slug"]
@@ -52,19 +52,10 @@ class Route:
             )
             for service in row.get("services", ())
         }
-
-    @property
-    def served(self) -> bool:
-        return self.state in SERVED and bool(self.services)
-
-    @property
-    def probed(self) -> bool:
-        return self.state in PROBED and bool(self.services)
-
-    @property
-    def web(self) -> Service | None:
-        """The service that answers on the instance's origin: the first one."""
-        return next(iter(self.services.values()), None)
+        self.served = self.state in SERVED and bool(self.services)
+        self.probed = self.state in PROBED and bool(self.services)
+        #: what answers on the instance's origin: the first service
+        self.web = next(iter(self.services.values()), None)
 
 
 class Routes:

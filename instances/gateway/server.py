@@ -218,7 +218,7 @@ class Gateway:
     def _serve(self, client: Client, request: Request, grant: Grant) -> None:
         if self.registry.bind(client, grant.session) > self.config.limits.per_session:
             raise Refused(429, "too many connections of this session")
-        fields = headers.request_to_instance(request, grant.cookie, self._access.origin(request))
+        fields = headers.request_to_instance(request, grant.cookie, grant.origin)
         self._forward(client, request, fields, grant.service.target, grant.service.target.ours, grant)
 
     def _forward(
