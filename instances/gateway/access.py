@@ -81,68 +81,84 @@ class Sites:
 
 
 class Grant:
-    """What a request may reach, and the cookies of the instance's own that go with it."""
+    """What a cookie opens, good until `until` (monotonic) as long as its session lives and its route stands."""
 
-    __slots__ = ("cookie", "origin", "renew", "route", "service", "session")
+    __slots__ = ("cookie", "origin", "renew", "route", "service", "session", "until")
 
-    def __init__(
-        self, session: Session, route: Route, service: Service, origin: bytes, cookie: bytes, renew: bool
-    ) -> None:
-        self.session, self.route, self.service, self.origin, self.cookie = session, route, service, origin, cookie
+    def __init__(self, session: Session, route: Route, service: Service, origin: bytes, cookie: bytes) -> None:
+        self.session = session
+        self.route = route
+        self.service = service
+        self.origin = origin
+        #: the cookies of the instance's own
+        self.cookie = cookie
         #: whether the browser should get a fresh session cookie with the response
-        self.renew = renew
+        self.renew = False
+        self.until = 0.0
 
 
 class Access:
-    """`authorise()`, with a memory of the cookies it has just checked."""
+    """`authorise()`, with a memory of what it has just granted."""
 
     def __init__(self, sessions: Sessions, routes: Routes, scheme: str) -> None:
         self._sessions = sessions
         self._routes = routes
         self._scheme = scheme.encode() + b"://"
-        self._checked: dict[tuple[str, bytes], tuple[float, Session, bytes, float]] = {}
+        self._granted: dict[tuple[str, bytes], Grant] = {}
 
     def authorise(self, request: Request, slug: str) -> Grant:
         """Decide; raises Refused, NotSignedIn, Ask or NotServed."""
-        origin = self._scheme + request.host.lower()
-        check_source(request, origin)
-        session, cookie, expires = self._session(request.fields.get(b"cookie", b""), slug)
+        header = request.fields.get(b"cookie", b"")
+        grant = self._granted.get((slug, header))
+        if (
+            grant is not None
+            and grant.until > time.monotonic()
+            and grant.session.live
+            and self._routes.get(slug) is grant.route
+        ):
+            check_source(request, grant.origin)
+        else:
+            origin = self._scheme + request.host.lower()
+            check_source(request, origin)
+            grant = self._decide(header, slug, origin)
+        grant.session.used = True
+        return grant
+
+    def _decide(self, header: bytes, slug: str, origin: bytes) -> Grant:
+        claim, cookie = self._claim(header, slug)
+        session = claim.session
+        if session is None:
+            raise Ask(claim)
         route = self._routes.get(slug)
         if route is None or not route.served or route.instance != session.instance:
             raise NotServed(route)
         service = route.web
         if service is None or session.role not in service.roles:
             raise Refused(403, "your role does not open this")
-        session.used = True
-        renew = session.expires > expires + LIFE / 10 and expires - self._sessions.now() < LIFE / 2
-        return Grant(session, route, service, origin, cookie, renew)
+        grant = Grant(session, route, service, origin, cookie)
+        now = self._sessions.now()
+        grant.until = time.monotonic() + min(_REMEMBER, session.expires - now)
+        grant.renew = claim.expires - now < LIFE / 2 and session.expires > claim.expires + LIFE / 10
+        if len(self._granted) >= _REMEMBERED:
+            self._granted.clear()
+        self._granted[slug, header] = grant
+        return grant
 
-    def _session(self, header: bytes, slug: str) -> tuple[Session, bytes, float]:
-        """Return the living session of a Cookie header, its other cookies, and when the cookie expires."""
-        now = time.monotonic()
-        known = self._checked.get((slug, header))
-        if known is not None and known[0] > now and known[1].live:
-            return known[1], known[2], known[3]
+    def _claim(self, header: bytes, slug: str) -> tuple[Claim, bytes]:
+        """Return what the session cookie in a Cookie header says, and the other cookies."""
         own, others = cookies(header)
         value = own.get(b"__host-inst")
         claim = self._sessions.check(value.decode("latin-1"), slug) if value else None
         if claim is None:
             raise NotSignedIn
-        if claim.session is None:
-            raise Ask(claim)
-        if len(self._checked) >= _REMEMBERED:
-            self._checked.clear()
-        left = claim.session.expires - self._sessions.now()
-        self._checked[slug, header] = (now + min(_REMEMBER, left), claim.session, others, claim.expires)
-        return claim.session, others, claim.expires
+        return claim, others
 
     def knows(self, request: Request, slug: str) -> bool:
         """Whether the request carries a cookie that counts by itself."""
         try:
-            self._session(request.fields.get(b"cookie", b""), slug)
-        except (NotSignedIn, Ask):
+            return self._claim(request.fields.get(b"cookie", b""), slug)[0].session is not None
+        except NotSignedIn:
             return False
-        return True
 
 
 def check_source(request: Request, origin: bytes) -> None:

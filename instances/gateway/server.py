@@ -257,7 +257,6 @@ class Gateway:
             except NotServed as missing:
                 client.answer(self._not_served(missing.route, request))
             else:
-                grant.renew = True
                 self._serve(client, request, grant)
         except Refused as refused:
             client.refuse(refused)
