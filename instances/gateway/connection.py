@@ -27,6 +27,7 @@ class Client(asyncio.Protocol):
         "_buffer",
         "_deadline",
         "_gateway",
+        "_idle",
         "_lingering",
         "_seen",
         "_stalled",
@@ -48,7 +49,8 @@ class Client(asyncio.Protocol):
         self._gateway = gateway
         self._buffer: bytes | bytearray = b""
         self._seen = 0
-        self._deadline = time.monotonic() + gateway.config.limits.idle
+        self._idle = gateway.config.limits.idle
+        self._deadline = time.monotonic() + self._idle
         self._lingering = False
         self._stalled = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -210,8 +212,9 @@ class Client(asyncio.Protocol):
             self._log(exchange, exchange.status)
         self.request = None
         if keep:
-            self._deadline = time.monotonic() + self._gateway.config.limits.idle
-            self.resume_all()
+            self._deadline = time.monotonic() + self._idle
+            if self.paused:
+                self.resume_all()
             if self._buffer:
                 asyncio.get_running_loop().call_soon(self._next)
         elif linger:

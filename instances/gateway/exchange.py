@@ -204,7 +204,9 @@ class Exchange:
             lines += b"Connection: close\r\n"
         elif not self.request.minor:
             lines += b"Connection: keep-alive\r\n"
-        return lines + self._cookie_line()
+        if self.grant is not None and self.grant.renew:
+            lines += self._cookie_line()
+        return lines
 
     def _cookie_line(self) -> bytes:
         if self.grant is None or not self.grant.renew:
@@ -212,7 +214,7 @@ class Exchange:
         return f"Set-Cookie: {self._gateway.sessions.cookie(self.grant.session)}\r\n".encode()
 
     def _filtered(self, response: Response) -> Fields:
-        if self.grant is None:
+        if self.grant is None or not response.check:
             return response.passed
         return headers.response_from_instance(response, self.request.host, self._gateway.config.portal_host)
 

@@ -74,8 +74,6 @@ def response_from_instance(response: Response, site: bytes, portal_host: str) ->
 
     Raises Refused when it redirects out of its own origin into ours or to no web address.
     """
-    if not response.check:
-        return response.passed
     fields: Fields = []
     for pair in response.passed:
         key = pair[0].lower()

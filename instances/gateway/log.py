@@ -13,9 +13,10 @@ _LONGEST = 300
 _FLUSH_AT = 200
 
 
-@lru_cache(1024)
-def _quoted(host: bytes) -> str:
-    return dumps(host.decode("latin-1")[:_LONGEST])
+@lru_cache(4096)
+def _quoted(text: bytes) -> str:
+    """Hosts and paths come again and again."""
+    return dumps(text.decode("latin-1"))
 
 
 class Log:
@@ -48,10 +49,10 @@ class Log:
         session: str,
     ) -> None:
         """`session` is a short hash, enough to see what belongs together."""
-        path = target.partition(b"?")[0][:_LONGEST].decode("latin-1")
+        path = target.partition(b"?")[0][:_LONGEST]
         self._lines.append(
             f'{{"event":"request","logger":"gateway","level":"info","timestamp":"{self._time()}","client":"{address}",'
-            f'"host":{_quoted(host)},"method":"{method.decode()}","path":{dumps(path)},'
+            f'"host":{_quoted(host[:_LONGEST])},"method":"{method.decode()}","path":{_quoted(path)},'
             f'"status":{status},"received":{received},"sent":{sent},"ms":{milliseconds:.1f},'
             f'"request_id":"{request_id}","session":"{session}"}}\n'
         )

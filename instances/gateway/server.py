@@ -7,7 +7,6 @@ import os
 import re
 import resource
 import secrets
-import socket
 import time
 from collections.abc import Coroutine
 from itertools import count
@@ -33,6 +32,8 @@ from instances.gateway.usage import Usage
 
 _TICK = 1.0
 _FEW_FILES = 4096
+#: descriptors that are no connections of clients
+_SPARE_FILES = 200
 
 
 class Gateway:
@@ -57,6 +58,7 @@ class Gateway:
         self._portal_origin = config.portal_url.encode()
         self._web = Target(("web",), config.web, b"", guarded=False)
         self._clients: set[Client] = set()
+        self._most = config.limits.connections
         self._per_address: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._servers: list[asyncio.Server] = []
@@ -67,7 +69,7 @@ class Gateway:
     # ---- life ----
     async def start(self) -> None:
         """Listen on all addresses and begin to follow the portal; raises CannotStart."""
-        _raise_file_limit(self.log)
+        self._most = min(self.config.limits.connections, _raise_file_limit(self.log))
         loop = asyncio.get_running_loop()
         for host, port in self.config.listen:
             try:
@@ -134,7 +136,7 @@ class Gateway:
     def admit(self, client: Client) -> bool:
         limits = self.config.limits
         held = self._per_address.get(client.address, 0)
-        if len(self._clients) >= limits.connections or self.draining:
+        if len(self._clients) >= self._most or self.draining:
             return False
         if held >= limits.per_address and not self._is_proxy(client.address):
             return False
@@ -370,17 +372,11 @@ def _addresses(route: Route) -> dict[str, Any]:
     return {name: service.target.endpoint for name, service in route.services.items()}
 
 
-def _raise_file_limit(log: Log) -> None:
-    """Use all the descriptors that we may."""
+def _raise_file_limit(log: Log) -> int:
+    """Use all the descriptors that we may; returns how many connections they are good for, two each."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard < _FEW_FILES:
         log.event("warning", "few file descriptors: raise the limit of open files", limit=hard)
-
-
-def keep_alive(sock: socket.socket) -> None:
-    """Have the kernel notice clients that vanished."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
+    return max(hard - _SPARE_FILES, 2) // 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import socket
 import time
 from collections.abc import Callable
 
@@ -14,6 +15,15 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 def accept_of(key: bytes) -> bytes:
     """Return the Sec-WebSocket-Accept that answers a key (RFC 6455 §4.2.2)."""
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+
+
+def watch(transport: asyncio.Transport) -> None:
+    """Have the kernel notice a peer that has vanished; a tunnel may be silent for hours."""
+    sock = transport.get_extra_info("socket")
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
 
 
 class End(asyncio.Protocol):
@@ -54,6 +64,8 @@ class Tunnel:
         self._on_end: Callable[[Tunnel], None] | None = on_end
         self.started = self._since = time.monotonic()
         self._before = (0, 0)
+        watch(front)
+        watch(back)
         front.set_protocol(self.front)
         back.set_protocol(self.back)
 
