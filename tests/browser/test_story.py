@@ -104,6 +104,7 @@ class TestStory:
         plotted = page.get_by_text(re.compile(r"smallest value [-\d.e+]+, largest [-\d.e+]+")).first.inner_text()
         low, high = re.search(r"smallest value ([-\d.e+]+), largest ([-\d.e+]+)", plotted).groups()  # type: ignore[union-attr]
         assert float(low) < float(high)
+        picture.scroll_into_view_if_needed()
         shot(page, "notebook")
 
     def test_the_data_are_read_only_and_nothing_else_can_be_reached(self, running: Running, page: Page) -> None:
