@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from portal import audit
-from portal.lib.errors import Forbidden, PortalError
+from portal.lib.errors import BadRequest, Forbidden, PortalError
 from portal.problems import respond
 
 log = structlog.get_logger("portal.request")
@@ -74,6 +74,20 @@ class RequestId:
                 ms=round((time.monotonic() - began) * 1000, 1),
             )
         return response
+
+
+class Utf8Only:
+    """Refuse bodies that call themselves anything but UTF-8: Django takes the name of every Python codec, and those
+    that are no text encoding (`rot13`, `zlib`) fail, or unpack, deep in a parser."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        charset = (request.content_params or {}).get("charset", "utf-8")
+        if charset.lower() not in ("utf-8", "utf8"):
+            return respond(request, BadRequest("The portal reads UTF-8 only.", next_step="Send it as UTF-8."))
+        return self.get_response(request)
 
 
 class FetchMetadataGate:
