@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView
+from drf_spectacular.views import SpectacularJSONAPIView
 
 import auth.urls
 import experiments.urls
@@ -17,7 +17,7 @@ urlpatterns = [
     path("auth/", include("auth.urls")),
     path("", include("instances.urls")),
     path("", include("experiments.urls")),
-    path("api/v1/openapi.json", SpectacularAPIView.as_view(), name="openapi"),
+    path("api/v1/openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     path("api/v1/", include((auth.urls.api_urlpatterns, "accounts-api"))),
     path("api/v1/", include((experiments.urls.api_urlpatterns, "experiments-api"))),
     path("api/v1/", include((instances.urls.api_urlpatterns, "instances-api"))),
