@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.template import TemplateDoesNotExist
 from django.template.loader import select_template
 from django.urls import reverse
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET, require_POST, require_safe
 
 from auth import access, providers, roles, services
 from auth.models import Session, User
@@ -37,6 +37,7 @@ def logout(request: HttpRequest) -> HttpResponse:
     return render(request, "accounts/signed_out.html", {"providers": providers.every()})
 
 
+@require_safe
 def account(request: HttpRequest) -> HttpResponse:
     """Who I am to the portal, where I am signed in, and my homes."""
     if not request.user.is_authenticated:

@@ -13,7 +13,7 @@ from django.db.models import DurationField, ExpressionWrapper, F, Prefetch
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from auth.models import User
 from experiments.models import Experiment
@@ -216,6 +216,7 @@ reboot = _verb(lambda instance, user: services.reboot(instance, by=user), "{name
 retry = _verb(lambda instance, user: services.retry(instance, by=user), "Trying again with {name}.")
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
 @signed_in
 def delete(request: HttpRequest, uid: uuid.UUID) -> HttpResponse:
     """Ask once more, then delete; says what goes and what stays."""
@@ -239,6 +240,7 @@ def delete(request: HttpRequest, uid: uuid.UUID) -> HttpResponse:
 # ---- homes ----
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
 @signed_in
 def home_delete(request: HttpRequest, key: str) -> HttpResponse:
     """Delete a home: by its own page and a word typed out, never as a side effect."""
