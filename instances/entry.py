@@ -26,8 +26,6 @@ from portal.lib.hashing import digest, random_secret
 TICKET_LIFE = timedelta(seconds=30)
 #: how long a gateway may go on without a renewal
 SESSION_LIFE = timedelta(minutes=5)
-#: used tickets and dead sessions are kept this long
-KEEP = timedelta(days=1)
 
 
 class Refused(Exception):
@@ -142,11 +140,3 @@ def rows(sessions: Collection[GatewaySession]) -> list[dict[str, Any]]:
         }
         for session in sessions
     ]
-
-
-def forget_old() -> int:
-    """Delete tickets and sessions that nobody can use any more; returns how many."""
-    tickets, _ = Ticket.objects.filter(expires_at__lt=Now() - KEEP).delete()
-    dead = GatewaySession.objects.filter(expires_at__lt=Now() - KEEP).exclude(pk__in=living().values("pk"))
-    sessions, _ = dead.delete()
-    return tickets + sessions

@@ -224,12 +224,3 @@ def test_work_in_an_instance_is_use_of_the_sign_in(session: Session, instance: I
     session.refresh_from_db()
     assert session.last_used_at > before
     assert access.live_sessions().filter(pk=session.pk).exists()
-
-
-def test_old_rows_go_and_living_ones_stay(session: Session, instance: Instance) -> None:
-    dead, alive = entered(session, instance), entered(session, instance)
-    GatewaySession.objects.update(expires_at=Now() - timedelta(days=2))
-    GatewaySession.objects.filter(pk=dead.pk).update(revoked_at=Now())
-    Ticket.objects.update(expires_at=Now() - timedelta(days=2))
-    assert entry.forget_old() == 3
-    assert list(GatewaySession.objects.all()) == [alive]
