@@ -26,25 +26,28 @@ def row_of(instance: Instance) -> dict[str, Any]:
         "state": str(instance.state),
         "version": instance.version,
         "secret_epoch": instance.secret_epoch,
-        "services": _services(instance) if _reachable(instance) else [],
+        "services": _services(instance),
     }
 
 
 def route_of(instance: Instance) -> dict[str, Any] | None:
     """Return what the gateway may reach of an instance, or None."""
-    return row_of(instance) if _reachable(instance) else None
-
-
-def _reachable(instance: Instance) -> bool:
-    return State(instance.state) in PROBED | SERVED and instance.target == Target.ACTIVE
+    row = row_of(instance)
+    return row if row["services"] else None
 
 
 def _services(instance: Instance) -> list[dict[str, Any]]:
+    """Return what may be reached now. A starting instance is not probed before all that it needs has an address."""
+    state = State(instance.state)
+    if state not in PROBED | SERVED or instance.target != Target.ACTIVE:
+        return []
     endpoints = {endpoint["service"]: endpoint for endpoint in instance.endpoints}
     rows = []
     for service in instance.plan.image.services:
         endpoint = endpoints.get(service["name"])
         if endpoint is None or not _allowed(endpoint, instance.provider.kind):
+            if state in PROBED and service.get("required", True):
+                return []
             continue
         where = (
             {"path": endpoint["path"]}

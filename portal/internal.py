@@ -28,7 +28,7 @@ if not apps.ready:
 
 import structlog
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections
 from django.db.models import F, Q
 from django.db.models.functions import Greatest
 
@@ -213,7 +213,15 @@ async def _http(scope: Row, receive: Receive, send: Send) -> None:
     if not same(given, f"Bearer {settings.GATEWAY_TOKEN}"):
         await _answer(send, 401, {"code": "not-the-gateway"})
         return
-    method, path = scope["method"], scope["path"]
+    try:
+        await _route(scope["method"], scope["path"], receive, send)
+    except (OperationalError, InterfaceError) as error:  # the gateway asks again
+        log.warning("database away", error=str(error)[:200])
+        if scope["path"] != "/stream":
+            await _answer(send, 503, {"code": "database-away"})
+
+
+async def _route(method: str, path: str, receive: Receive, send: Send) -> None:
     if method == "GET" and path == "/stream":
         await _stream(receive, send)
     elif method == "GET" and path == "/snapshot":

@@ -68,7 +68,7 @@ class Probes:
         for service in required:
             if not await self.answers(route, service):
                 return
-        if required and self._routes.get(route.slug) is route:
+        if self._routes.get(route.slug) is route:
             await self._link.ready(route.instance, route.version)
 
     async def answers(self, route: Route, service: Service) -> bool:

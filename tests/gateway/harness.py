@@ -194,7 +194,7 @@ class Harness:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._servers: list[uvicorn.Server] = []
         self._backends: list[Backend] = []
-        self.port = _free_port()
+        self.port = free_port()
         self.log_path = self.folder / "log"
         self.config = Config(
             listen=(("127.0.0.1", self.port),),
@@ -467,7 +467,7 @@ class Wire:
         return not self.more()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

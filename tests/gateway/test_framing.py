@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 
@@ -39,11 +41,11 @@ async def echo_body(backend: Backend, reader: asyncio.StreamReader, writer: asyn
     while True:
         head = await backend.head(reader)
         body = b""
-        if b"Transfer-Encoding: chunked" in head:
+        if b"\r\nTransfer-Encoding: chunked\r\n" in head:
             while not body.endswith(b"0\r\n\r\n"):
                 body += await reader.read(65_536)
-        elif b"Content-Length: " in head:
-            body = await reader.readexactly(int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0]))
+        elif b"\r\nContent-Length: " in head:
+            body = await reader.readexactly(int(head.split(b"\r\nContent-Length: ")[1].split(b"\r\n")[0]))
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         await writer.drain()
 
@@ -478,3 +480,60 @@ def test_nothing_is_left_behind_after_many_aborted_requests(opened: Opened) -> N
     assert inner.pool._idle.keys() <= {("web",)}
     assert len(inner._per_address) <= 1
     assert len(inner._tasks) < 10
+
+
+# ---- anything ----
+SPECIAL = [
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b" ",
+    b"\t",
+    b":",
+    b",",
+    b"\0",
+    b"0",
+    b"1",
+    b"\x0b",
+    b"\xff",
+    b"chunked",
+    b"Content-Length: 1\r\n",
+]
+
+
+def mutate(message: bytes, random: Random) -> bytes:
+    for _ in range(random.randint(1, 4)):
+        start = random.randrange(len(message))
+        end = start + random.choice([0, 0, 1, 2, 5])
+        message = message[:start] + random.choice([b"", *SPECIAL]) + message[end:]
+    return message
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_sent_nothing_is_smuggled(gateway: Harness, seed: int) -> None:
+    """Damaged requests whose bodies look like requests: only what carried the cookie ever reaches the instance."""
+    backend = gateway.instance()
+    use_echo(backend)
+    _sid, cookie = gateway.session()
+    evil = f"GET /evil HTTP/1.1\r\nHost: {gateway.host()}\r\nSec-Fetch-Site: same-origin\r\n\r\n".encode()
+    counted = request(
+        "POST", "/good", gateway.host(), evil, Cookie=cookie, Sec_Fetch_Site="same-origin", Connection="close"
+    )
+    chunked = (
+        request(
+            "POST", "/good", gateway.host(), Cookie=cookie, Sec_Fetch_Site="same-origin", Transfer_Encoding="chunked"
+        )
+        + b"%x\r\n" % len(evil)
+        + evil
+        + b"\r\n0\r\n\r\n"
+    )
+    random = Random(seed)
+    for number in range(150):
+        with gateway.connect() as wire:
+            wire.send(mutate(counted if number % 2 else chunked, random))
+            with contextlib.suppress(OSError):
+                wire.sock.shutdown(socket.SHUT_WR)
+            wire.to_end()
+    assert not [head for head in backend.heads if b"/evil" in head.split(b"\r\n")[0]]
+    assert backend.heads, "some got through"
+    assert gateway.same_origin(cookie=cookie).status == 200

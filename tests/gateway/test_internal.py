@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.db import connections
+from django.db import OperationalError, connections
 from django.test import Client
 
 from auth import services
@@ -20,6 +20,7 @@ from auth.roles import InstanceRole
 from instances import entry, transitions
 from instances.lifecycle import State, Target
 from instances.models import GatewaySession, Instance, Member
+from instances.routes import route_of
 from portal import internal
 from portal.lib import bus
 from portal.lib.clock import Now
@@ -197,6 +198,28 @@ def test_no_address_of_this_host_or_its_metadata_comes_from_a_cloud(instance: In
     instance.provider.save()
     Instance.objects.update(endpoints=[{"service": "jupyter", **endpoint}])
     assert ask("GET", "/snapshot")[1]["routes"][0]["services"] == []
+
+
+def test_a_starting_instance_is_probed_once_all_it_needs_has_an_address() -> None:
+    instance = InstanceFactory(state=State.STARTING, endpoints=[])
+    assert route_of(instance) is None
+    instance.endpoints = [ENDPOINT]
+    route = route_of(instance)
+    assert route is not None
+    assert [service["name"] for service in route["services"]] == ["jupyter"]
+    image = instance.plan.image
+    image.services = [*image.services, {"name": "desktop", "port": 5900, "probe": "/", "required": True}]
+    assert route_of(instance) is None
+    instance.state = State.ACTIVE
+    assert route_of(instance) is not None
+
+
+def test_with_the_database_away_the_gateway_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise OperationalError("connection refused")
+
+    monkeypatch.setattr(internal, "snapshot", away)
+    assert ask("GET", "/snapshot") == (503, {"code": "database-away"})
 
 
 # ---- redeem, renew, ready, report ----

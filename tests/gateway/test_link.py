@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from instances.gateway.config import CannotStart, read
 from instances.gateway.server import Gateway
 from instances.gateway.upstream import Endpoint, NotConnected, Pool, Target, open_socket
 from instances.lifecycle import State
-from tests.gateway.harness import INSTANCE_KEY, Backend, Harness
+from tests.gateway.harness import INSTANCE_KEY, Backend, Harness, Wire, free_port, request
 
 
 # ---- the link ----
@@ -355,3 +358,46 @@ def test_a_taken_port_is_said_with_what_to_do(gateway: Harness) -> None:
     second = Gateway(gateway.config, gateway.gateway.log)
     with pytest.raises(CannotStart, match="taken"):
         gateway.run(second.start())
+
+
+# ---- the process ----
+def test_the_process_listens_says_so_and_stops_when_told(tmp_path: Path) -> None:
+    port = free_port()
+    env = GOOD | {
+        "PATH": os.environ["PATH"],
+        "GATEWAY_LISTEN": f"127.0.0.1:{port}",
+        "PORTAL_URL": f"http://localhost:{port}",
+        "WEB_UPSTREAM": f"unix:{tmp_path}/none.sock",
+        "INTERNAL_URL": f"unix://{tmp_path}/none.sock",
+    }
+    process = subprocess.Popen([sys.executable, "-m", "instances.gateway"], env=env, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert json.loads(process.stderr.readline())["event"] == "gateway listens"
+        with Wire(socket.create_connection(("127.0.0.1", port), timeout=10)) as wire:
+            wire.send(request("GET", "/", f"localhost:{port}"))
+            assert wire.reply().status == 502
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+        process.stderr.close()
+
+
+def test_the_process_that_cannot_start_says_why() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "instances.gateway"],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "PORTAL_URL is not set. Set it, or PORTAL_URL_FILE with the path of a file that holds it.\n"
+
+
+def test_the_process_loads_no_django() -> None:
+    code = "import sys, instances.gateway.server; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert "httptools" in loaded
+    assert not loaded & {"django", "redis", "celery", "channels", "auth"}
