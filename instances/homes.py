@@ -14,6 +14,7 @@ from instances.errors import HomeBusy, HomeInUse
 from instances.lifecycle import State
 from instances.models import Home, Instance, Provider
 from portal.lib.clock import Now
+from portal.lib.errors import NotFound
 from portal.lib.slugs import random_slug, slugify_host
 
 log = structlog.get_logger("instances.homes")
@@ -70,9 +71,16 @@ def get_or_make(user: User, facility: Facility, provider: Provider) -> Home:
 
 
 def begin_deleting(home: Home) -> None:
-    """Close a home for new instances; HomeInUse while an instance that is not deleted has it."""
+    """Close a home for new instances; HomeInUse while an instance that is not deleted has it.
+
+    Of two at once one begins: the other's failure would open a home whose files are just being deleted.
+    """
     with transaction.atomic():
-        row = Home.objects.select_for_update().get(pk=home.pk)
+        row = Home.objects.select_for_update().filter(pk=home.pk).first()
+        if row is None:
+            raise NotFound
+        if row.deleting_at is not None:
+            raise HomeBusy
         using = Instance.objects.alive().filter(home=row).first()
         if using is not None:
             raise HomeInUse(f"This home is in use by the instance “{using.name}”.")

@@ -268,6 +268,27 @@ def test_a_home_that_is_being_deleted_takes_no_instance(request_one, alice, clou
         request_one()
 
 
+def test_a_home_is_deleted_by_one_at_a_time(request_one, alice, provider, cloud, monkeypatch):
+    instance = request_one()
+    services.delete(instance, by=alice)
+    settle(instance)
+    asked = []
+
+    def slow(home):
+        asked.append(home.key)
+        if len(asked) == 1:
+            with pytest.raises(HomeBusy):  # a second browser tab, while the files go
+                services.delete_home(instance.home, by=alice)
+            assert Home.objects.get().deleting_at is not None
+
+    slow_cloud = type(cloud)({})
+    monkeypatch.setattr(slow_cloud, "delete_home", slow)
+    use_cloud(provider, slow_cloud)
+    services.delete_home(instance.home, by=alice)
+    assert len(asked) == 1
+    assert not Home.objects.exists()
+
+
 def test_the_account_page_sees_how_full_a_home_is_and_who_uses_it(active, alice, bob):
     Home.objects.update(used=9 * 2**30, limit=10 * 2**30)
     (home,) = homes.of_user(alice)
