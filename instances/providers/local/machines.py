@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ class Machines:
     #: being started or stopped just now
     moving: set[str] = field(default_factory=set)
     usage: dict[str, tuple[int, float]] = field(default_factory=dict)
+    #: memory of machines that are on their way to run
+    promised: dict[str, int] = field(default_factory=dict)
     _locks: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -58,22 +60,22 @@ class Machines:
                 if known.deployment != wanted.deployment:
                     raise Rejected(f"the name {wanted.name} is taken by another deployment")
                 return wanted.name
-            self._check_memory(wanted.flavour.memory)
-            record = self.store.make(wanted)
-            try:
-                await self._start(record)
-            except BaseException:
-                self._remove(self.store.set_aside(record.name))
-                raise
+            with self._memory(wanted.name, wanted.flavour.memory):
+                record = self.store.make(wanted)
+                try:
+                    await self._start(record)
+                except BaseException:
+                    self._remove(self.store.set_aside(record.name))
+                    raise
         return wanted.name
 
     async def start(self, name: str, deployment: str) -> None:
         async with self._alone(name):
             record = self._mine(name, deployment)
             if name not in self.running:
-                self._check_memory(record.memory)
-                self.store.check_disk()
-                await self._start(record)
+                with self._memory(name, record.memory):
+                    self.store.check_disk()
+                    await self._start(record)
 
     async def stop(self, name: str, deployment: str) -> None:
         async with self._alone(name):
@@ -83,8 +85,12 @@ class Machines:
     async def reboot(self, name: str, deployment: str) -> None:
         async with self._alone(name):
             record = self._mine(name, deployment)
-            await self._stop(name)
-            await self._start(record)
+            self.promised[name] = record.memory  # its own stays its own while it is down
+            try:
+                await self._stop(name)
+                await self._start(record)
+            finally:
+                del self.promised[name]
 
     async def delete(self, name: str, deployment: str) -> None:
         """Remove a machine with its disk; a missing one is fine, another deployment's is left alone."""
@@ -115,7 +121,8 @@ class Machines:
 
     def capacity(self) -> dict[str, int]:
         """Return memory in bytes: the host's, and what running machines may take of it; and its cores."""
-        given = sum(session.record.memory for session in self.running.values())
+        running = {name: session.record.memory for name, session in self.running.items()}
+        given = sum((self.promised | running).values())
         return {"memory": _host_memory(), "given": given, "cores": os.cpu_count() or 1}
 
     def images(self) -> list[str]:
@@ -282,10 +289,17 @@ class Machines:
             raise Rejected(f"no machine {name}")
         return record
 
-    def _check_memory(self, wanted: int) -> None:
+    @contextlib.contextmanager
+    def _memory(self, name: str, wanted: int) -> Iterator[None]:
+        """Keep memory for a machine until it runs, so that of many that start at once none gets another's."""
         have = self.capacity()
         if have["given"] + wanted > have["memory"]:
             raise NoCapacity(f"{have['given']} of {have['memory']} bytes of memory are given to running instances")
+        self.promised[name] = wanted
+        try:
+            yield
+        finally:
+            del self.promised[name]
 
     async def _measure(self, key: str) -> None:
         folder = self.store.homes / key

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from instances.lifecycle import Phase
-from instances.providers.base import FlavourSpec, NoCapacity
+from instances.providers.base import FlavourSpec, NoCapacity, Spec
 from tests.providers.local.host import MIB, Host, Sandbox, until
 
 pytestmark = pytest.mark.root
@@ -138,6 +140,26 @@ def test_more_memory_than_the_machine_has_is_no_capacity(host: Host) -> None:
     with pytest.raises(NoCapacity):
         host.provider.create(host.spec("bp-giant", flavour=FlavourSpec("giant", 1, 2**50, 0)))
     assert host.phase("bp-giant") is Phase.MISSING
+
+
+def test_of_many_that_start_at_once_only_those_that_fit_get_memory(host: Host) -> None:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    specs = [host.spec(flavour=FlavourSpec("large", 1, int(total * 0.3), 0)) for _ in range(6)]
+    barrier = threading.Barrier(len(specs))
+
+    def create(spec: Spec) -> bool:
+        barrier.wait(20)
+        try:
+            host.provider.create(spec)
+        except NoCapacity:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(specs)) as pool:
+        made = list(pool.map(create, specs))
+    for spec in specs:
+        host.provider.delete(spec.name)
+    assert sum(made) == 3
 
 
 def test_the_log_keeps_its_end_and_never_fills_the_disk(host: Host) -> None:
