@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from instances.providers.base import MountMissing, ProviderError, ProviderUnavailable, Rejected
+from instances.providers.local import seccomp
 from instances.providers.local.cgroups import Group
 from instances.providers.local.processes import descendants, program
 from instances.providers.local.store import Record
@@ -112,8 +113,10 @@ class Order:
     arguments: list[str]
     command: list[str]
 
-    def text(self, arguments_fd: int, info_fd: int) -> bytes:
-        argv = [self.bwrap, "--args", str(arguments_fd), "--info-fd", str(info_fd), "--", *self.command]
+    def text(self, arguments_fd: int, info_fd: int, filter_fd: int | None) -> bytes:
+        argv = [self.bwrap, "--args", str(arguments_fd), "--info-fd", str(info_fd)]
+        argv += [] if filter_fd is None else ["--seccomp", str(filter_fd)]
+        argv += ["--", *self.command]
         ids = self.record.ids
         return json.dumps(
             {
@@ -134,14 +137,16 @@ async def start(order: Order, log: Log, ended: Callable[[Session, int], None]) -
     info, info_to = os.pipe()
     output, output_to = os.pipe()
     arguments = _memory_file("\0".join(order.arguments).encode())
-    orders = _memory_file(order.text(arguments, info_to))
+    rules = seccomp.program()
+    filters = [_memory_file(rules)] if rules else []
+    orders = _memory_file(order.text(arguments, info_to, filters[0] if filters else None))
     try:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(LAUNCH), str(orders), str(status_to)],
             stdin=subprocess.DEVNULL,
             stdout=output_to,
             stderr=output_to,
-            pass_fds=(orders, arguments, status_to, info_to),
+            pass_fds=(orders, arguments, status_to, info_to, *filters),
             start_new_session=True,
             cwd="/",
             env={},
@@ -151,7 +156,7 @@ async def start(order: Order, log: Log, ended: Callable[[Session, int], None]) -
             os.close(fd)
         raise ProviderUnavailable(f"no process can be made: {error.strerror}") from error
     finally:
-        for fd in (status_to, info_to, output_to, arguments, orders):
+        for fd in (status_to, info_to, output_to, arguments, orders, *filters):
             os.close(fd)
     _follow(output, log)
     try:

@@ -159,6 +159,25 @@ def test_no_namespace_of_ones_own_can_be_made(alice: Sandbox) -> None:
     assert "OSError" in alice.error("if True:" + code)
 
 
+def test_the_machine_below_ours_is_out_of_reach(alice: Sandbox) -> None:
+    """AF_VSOCK is in no network namespace; AF_ALG and the like only widen what of the kernel can be asked."""
+    for family in (40, 38, 17, 31):
+        assert "Errno 97" in alice.error(f"import socket; socket.socket({family}, socket.SOCK_STREAM)"), family
+    for family in ("AF_UNIX", "AF_INET", "AF_INET6"):
+        alice.run(f"import socket; socket.socket(socket.{family}, socket.SOCK_STREAM).close()")
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86_64")
+@pytest.mark.parametrize(
+    "number", [248, 249, 250, 298, 321, 323, 425, 426, 427, 0x40000000 + 39], ids=lambda number: f"syscall-{number}"
+)
+def test_calls_that_no_namespace_holds_back_are_refused(alice: Sandbox, number: int) -> None:
+    code = (
+        f"import ctypes; c = ctypes.CDLL(None, use_errno=True); print(c.syscall({number}, 0, 0, 0), ctypes.get_errno())"
+    )
+    assert alice.run(code) == "-1 38"
+
+
 def test_nothing_outside_can_be_signalled_or_traced(alice: Sandbox) -> None:
     assert alice.host.process is not None
     pid = alice.host.process.pid
