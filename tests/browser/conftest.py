@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -36,12 +37,15 @@ class Running:
 
 
 def free_port() -> int:
-    """Return a port that is free together with the next one (the demo provider's)."""
-    for _ in range(50):
+    """Return a port that is free together with the next one (the demo provider's).
+
+    Below the range that the kernel hands out to connections by itself: set-up may take a minute before it is used.
+    """
+    for _ in range(200):
+        port = random.randrange(20_000, 30_000)
         with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
             try:
+                first.bind(("127.0.0.1", port))
                 second.bind(("127.0.0.1", port + 1))
             except OSError:
                 continue
