@@ -43,7 +43,10 @@ async def echo_body(backend: Backend, reader: asyncio.StreamReader, writer: asyn
         body = b""
         if b"\r\nTransfer-Encoding: chunked\r\n" in head:
             while not body.endswith(b"0\r\n\r\n"):
-                body += await reader.read(65_536)
+                part = await reader.read(65_536)
+                if not part:
+                    return
+                body += part
         elif b"\r\nContent-Length: " in head:
             body = await reader.readexactly(int(head.split(b"\r\nContent-Length: ")[1].split(b"\r\n")[0]))
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
