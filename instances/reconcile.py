@@ -16,7 +16,7 @@ from instances.explain import explain
 from instances.lifecycle import MOVING, Call, Phase, State, Step, Target, decide
 from instances.models import Instance
 from instances.providers.base import NoCapacity, Observation, Provider, ProviderError, Rejected
-from instances.spec import spec_of
+from instances.spec import data_mounts, spec_of
 from portal.lib import clock
 
 log = structlog.get_logger("instances.reconcile")
@@ -243,14 +243,26 @@ def _call(instance: Instance, lease: uuid.UUID, cloud: Provider, call: Call) -> 
         if call is Call.CREATE:
             ref = cloud.create(spec_of(instance))
             return None if transitions.note(instance, lease=lease, ref=ref) else Wait(_NOW)
-        verbs = {Call.START: cloud.start, Call.STOP: cloud.stop, Call.REBOOT: cloud.reboot, Call.DELETE: cloud.delete}
-        verbs[call](instance.ref or instance.machine_name)
+        _ask(cloud, call, instance)
     except ProviderError as error:
         return _call_failed(instance, lease, call, error)
     except Exception as error:
         log.exception("call failed", instance=str(instance.uid), call=call.value)
         return _call_failed(instance, lease, call, ProviderError(str(error)))
     return None
+
+
+def _ask(cloud: Provider, call: Call, instance: Instance) -> None:
+    """Call a verb on the machine; what starts it gets the data that the owner may see by now."""
+    ref = instance.ref or instance.machine_name
+    if call is Call.START:
+        cloud.start(ref, data_mounts(instance))
+    elif call is Call.REBOOT:
+        cloud.reboot(ref, data_mounts(instance))
+    elif call is Call.STOP:
+        cloud.stop(ref)
+    else:
+        cloud.delete(ref)
 
 
 def _call_failed(instance: Instance, lease: uuid.UUID, call: Call, error: ProviderError) -> Wait | None:

@@ -25,12 +25,7 @@ def spec_of(instance: Instance) -> Spec:
     What the owner may not see any more (closed again, left the team) is not mounted.
     """
     plan = instance.plan
-    visible = Experiment.objects.visible_to(instance.owner).filter(instances=instance)
-    experiments = list(
-        visible.select_related("proposal__facility", "instrument", "cycle")
-        .prefetch_related("datasets")
-        .order_by("proposal__identifier", "run_number", "id")
-    )
+    experiments = _experiments(instance)
     return Spec(
         name=instance.machine_name,
         deployment=settings.DEPLOYMENT_ID,
@@ -46,6 +41,20 @@ def spec_of(instance: Instance) -> Spec:
         secret_epoch=instance.secret_epoch,
         host=f"{instance.slug}.{settings.APPS_DOMAIN}",
         welcome={"Welcome.ipynb": welcome.notebook(instance.name, [_run(e) for e in experiments])},
+    )
+
+
+def data_mounts(instance: Instance) -> list[Mount]:
+    """Return the data that the owner may see now: for each start, as a right may have gone since the last one."""
+    return _data(_experiments(instance))
+
+
+def _experiments(instance: Instance) -> list[Experiment]:
+    visible = Experiment.objects.visible_to(instance.owner).filter(instances=instance)
+    return list(
+        visible.select_related("proposal__facility", "instrument", "cycle")
+        .prefetch_related("datasets")
+        .order_by("proposal__identifier", "run_number", "id")
     )
 
 

@@ -6,7 +6,7 @@ tests/providers/contract.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -190,14 +190,14 @@ class Provider(Protocol):
     def delete(self, ref: str) -> None:
         """Remove the machine with all it owns, never a home; a missing one is fine; never another deployment's."""
 
-    def start(self, ref: str) -> None:
-        """Start a stopped machine; a running one is left alone."""
+    def start(self, ref: str, data: Sequence[Mount] | None = None) -> None:
+        """Start a stopped machine with exactly these data mounts (None: as they were); a running one is left alone."""
 
     def stop(self, ref: str) -> None:
         """Stop it and keep its disk; a stopped one is left alone."""
 
-    def reboot(self, ref: str) -> None:
-        """Restart it; its disk stays."""
+    def reboot(self, ref: str, data: Sequence[Mount] | None = None) -> None:
+        """Restart it with exactly these data mounts (None: as they were); its disk stays."""
 
     def observe(self) -> Iterable[Observation]:
         """Yield all that carries our tag in as few calls as possible; absence proves nothing, `look` does."""

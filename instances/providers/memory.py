@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -23,6 +23,8 @@ from instances.providers.base import (
     Home,
     ImageMissing,
     ImageSpec,
+    Mount,
+    MountKind,
     NoCapacity,
     Observation,
     Rejected,
@@ -59,6 +61,12 @@ class Machine:
         """Go one phase further; the last of the script stays."""
         if self.script:
             self.phase = self.script.popleft()
+
+    def remount(self, data: Sequence[Mount] | None) -> None:
+        """Put these in the place of the data mounts; None leaves them."""
+        if data is not None:
+            others = (mount for mount in self.spec.mounts if mount.kind is not MountKind.DATA)
+            self.spec = replace(self.spec, mounts=(*data, *others))
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         if self.server is None or self.phase is not Phase.RUNNING:
@@ -117,11 +125,12 @@ class MemoryProvider:
                 del self.machines[machine.ref]
                 self._tell(ref)
 
-    def start(self, ref: str) -> None:
+    def start(self, ref: str, data: Sequence[Mount] | None = None) -> None:
         with self._lock:
             self.calls.append(("start", ref))
             machine = self._mine(ref)
             if machine.phase is Phase.STOPPED:
+                machine.remount(data)
                 machine.script = deque(self.script)
                 self._begin(machine)
 
@@ -134,10 +143,11 @@ class MemoryProvider:
             machine.phase, machine.reason = Phase.STOPPED, ""
             self._tell(ref)
 
-    def reboot(self, ref: str) -> None:
+    def reboot(self, ref: str, data: Sequence[Mount] | None = None) -> None:
         with self._lock:
             self.calls.append(("reboot", ref))
             machine = self._mine(ref)
+            machine.remount(data)
             machine.script = deque(self.script)
             self._begin(machine)
 

@@ -8,12 +8,15 @@ from datetime import timedelta
 import pytest
 from django.db import connections
 
+from experiments.models import TeamMember
 from instances import clouds, leases, reconcile, services, sweep, transitions
 from instances.lifecycle import Phase
 from instances.models import Instance, Leftover
-from instances.providers.base import MountMissing, NoCapacity, ProviderUnavailable, Rejected
+from instances.providers.base import MountKind, MountMissing, NoCapacity, ProviderUnavailable, Rejected
 from instances.providers.memory import MemoryProvider
 from portal.lib import clock
+from tests.factories.auth import PersonFactory
+from tests.factories.experiments import DatasetFactory, ExperimentFactory, ProposalFactory
 from tests.factories.instances import FlavourFactory, PlanFactory
 from tests.instances.conftest import bring_up, history, settle, use_cloud
 from tests.providers import faulty
@@ -61,6 +64,55 @@ def test_stop_keeps_the_machine_and_start_brings_it_back(active, alice, cloud):
     bring_up(active)
     assert active.state == "active"
     assert [name for verb, name in cloud.calls if verb == "create"] == [active.machine_name]
+
+
+@pytest.fixture
+def team_run(experiment, alice):
+    """A run with files that Alice sees because she is in its team."""
+    run = ExperimentFactory(
+        pid="", proposal=ProposalFactory(facility=experiment.proposal.facility, identifier="p1"), run_number=1
+    )
+    DatasetFactory(experiment=run, path="/data/run1")
+    TeamMember.objects.create(experiment=run, person=PersonFactory(user=alice, facility=run.proposal.facility))
+    return run
+
+
+@pytest.fixture
+def of_team(request_one, cloud, experiment, team_run):
+    DatasetFactory(experiment=experiment, path="/data/open")
+    return bring_up(request_one(experiments=[experiment, team_run]))
+
+
+def mounted(cloud, instance):
+    mounts = machine_of(cloud, instance).spec.mounts
+    return {mount.source for mount in mounts if mount.kind is MountKind.DATA}
+
+
+def test_a_run_whose_team_one_has_left_is_not_mounted_at_the_next_start(of_team, team_run, alice, cloud):
+    assert mounted(cloud, of_team) == {"/data/open", "/data/run1"}
+    services.stop(of_team, by=alice)
+    settle(of_team)
+    team_run.team.clear()
+    services.start(of_team, by=alice)
+    bring_up(of_team)
+    assert mounted(cloud, of_team) == {"/data/open"}
+    assert of_team.home.key in {mount.source for mount in machine_of(cloud, of_team).spec.mounts}
+
+
+def test_a_run_whose_team_one_has_left_is_not_mounted_after_a_reboot(of_team, team_run, alice, cloud):
+    team_run.team.clear()
+    services.reboot(of_team, by=alice)
+    bring_up(of_team)
+    assert of_team.state == "active"
+    assert mounted(cloud, of_team) == {"/data/open"}
+
+
+def test_a_run_that_one_may_see_still_is_mounted_again(of_team, alice, cloud):
+    services.stop(of_team, by=alice)
+    settle(of_team)
+    services.start(of_team, by=alice)
+    bring_up(of_team)
+    assert mounted(cloud, of_team) == {"/data/open", "/data/run1"}
 
 
 def test_delete_removes_the_machine_and_not_the_home(active, alice, cloud):

@@ -1,6 +1,7 @@
 """What every provider keeps. Subclass `ProviderContract`, give it the two fixtures, and all of it runs.
 
-`provider` is a fresh provider object; `spec` makes a Spec that this provider can really make (see `plain_spec`).
+`provider` is a fresh provider object; `spec` makes a Spec that this provider can really make (see `plain_spec`);
+`run` is the source of a run that it can mount, and `mounted` says which data a machine has.
 `wait` may be raised for clouds that are slow.
 """
 
@@ -19,6 +20,8 @@ from instances.providers.base import (
     Home,
     ImageMissing,
     ImageSpec,
+    Mount,
+    MountKind,
     Observation,
     PosixId,
     Provider,
@@ -64,6 +67,14 @@ class ProviderContract:
 
     @pytest.fixture
     def spec(self) -> Callable[..., Spec]:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def run(self) -> str:
+        raise NotImplementedError
+
+    def mounted(self, provider: Provider, ref: str) -> list[str]:
+        """Return where data are mounted in a machine that runs."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -163,6 +174,43 @@ class ProviderContract:
         _, ref = self.running(provider, made)
         provider.reboot(ref)
         self.until(provider, ref, *UP)
+
+    # ---- data ----
+    def data(self, source: str, *folders: str) -> tuple[Mount, ...]:
+        return tuple(Mount(MountKind.DATA, source, f"/work/data/{folder}") for folder in folders)
+
+    @pytest.fixture
+    def with_data(self, provider: Provider, made: Callable[..., tuple[Spec, str]], spec: Callable[..., Spec], run: str):
+        """A running machine with two runs."""
+        _, ref = self.running(provider, lambda: made(spec(mounts=self.data(run, "p1/r0001", "p1/r0002"))))
+        assert self.mounted(provider, ref) == ["/work/data/p1/r0001", "/work/data/p1/r0002"]
+        return ref
+
+    def stop_and_start(self, provider: Provider, ref: str, *data: object) -> list[str]:
+        provider.stop(ref)
+        self.until(provider, ref, Phase.STOPPED)
+        provider.start(ref, *data)
+        self.until(provider, ref, *UP)
+        return self.mounted(provider, ref)
+
+    def test_a_start_has_exactly_the_data_that_it_names(self, provider, with_data, run):
+        assert self.stop_and_start(provider, with_data, self.data(run, "p1/r0002")) == ["/work/data/p1/r0002"]
+        assert self.stop_and_start(provider, with_data, []) == []
+
+    def test_data_that_a_start_dropped_do_not_come_back(self, provider, with_data):
+        self.stop_and_start(provider, with_data, [])
+        assert self.stop_and_start(provider, with_data) == []
+
+    def test_a_start_that_names_no_data_has_them_as_they_were(self, provider, with_data):
+        assert len(self.stop_and_start(provider, with_data)) == 2
+
+    def test_a_reboot_has_exactly_the_data_that_it_names(self, provider, with_data):
+        provider.reboot(with_data)
+        self.until(provider, with_data, *UP)
+        assert len(self.mounted(provider, with_data)) == 2
+        provider.reboot(with_data, [])
+        self.until(provider, with_data, *UP)
+        assert self.mounted(provider, with_data) == []
 
     # ---- delete ----
     def test_delete_removes_it_and_a_missing_one_is_fine(self, provider, made):

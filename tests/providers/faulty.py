@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from instances.lifecycle import Phase
-from instances.providers.base import Observation, ProviderUnavailable, Spec
+from instances.providers.base import Mount, Observation, ProviderUnavailable, Spec
 from instances.providers.memory import MemoryProvider
 
 
@@ -34,9 +34,9 @@ class FailsAt(MemoryProvider):
         self._maybe("create")
         return super().create(spec)
 
-    def start(self, ref: str) -> None:
+    def start(self, ref: str, data: Sequence[Mount] | None = None) -> None:
         self._maybe("start")
-        super().start(ref)
+        super().start(ref, data)
 
     def stop(self, ref: str) -> None:
         self._maybe("stop")

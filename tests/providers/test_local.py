@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from instances.providers.base import ImageSpec, Spec
 from instances.providers.local import LocalProvider
 from tests.providers.contract import ProviderContract, plain_spec
 from tests.providers.local.conftest import running
-from tests.providers.local.host import DEPLOYMENT, Host
+from tests.providers.local.host import DEPLOYMENT, Host, Sandbox
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +28,20 @@ class TestLocal(ProviderContract):
     @pytest.fixture
     def spec(self) -> Callable[..., Spec]:
         return lambda **more: plain_spec(deployment=DEPLOYMENT, image=ImageSpec("agent", "agent"), **more)
+
+    @pytest.fixture
+    def run(self, supervised: Host) -> str:
+        folder = supervised.state / "run1"
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+        return str(folder)
+
+    def mounted(self, provider: LocalProvider, ref: str) -> list[str]:
+        """Ask the kernel, from inside."""
+        sandbox = Sandbox(self.host, ref)
+        sandbox.wait()
+        return sorted(set(re.findall(r"/work/data/\S+", sandbox.run("print(open('/proc/self/mounts').read())"))))
+
+    @pytest.fixture(autouse=True)
+    def _host(self, supervised: Host) -> None:
+        self.host = supervised

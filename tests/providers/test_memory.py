@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from instances.lifecycle import Phase
-from instances.providers.base import ImageSpec, NoCapacity
+from instances.providers.base import ImageSpec, MountKind, NoCapacity
 from instances.providers.memory import MemoryProvider
 from tests.providers.contract import ProviderContract, plain_spec
 
@@ -31,6 +31,13 @@ class TestMemory(ProviderContract):
     @pytest.fixture
     def spec(self):
         return spec_of
+
+    @pytest.fixture
+    def run(self):
+        return "/data/run1"
+
+    def mounted(self, provider, ref):
+        return [m.target for m in provider.machines[ref].spec.mounts if m.kind is MountKind.DATA]
 
     def test_another_deployments_machine_is_neither_seen_nor_touched(self, provider):
         ref = provider.create(replace(spec_of(), deployment="somebody-elses"))

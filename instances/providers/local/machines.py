@@ -20,7 +20,7 @@ from instances.providers.local.bubblewrap import Bubblewrap
 from instances.providers.local.cgroups import Groups, Limits
 from instances.providers.local.session import Log, Order, Session, start, tail
 from instances.providers.local.store import Ending, Record, Store
-from instances.providers.local.wire import home_key, name_of, unpack_spec
+from instances.providers.local.wire import home_key, name_of, unpack_data, unpack_spec
 from portal.lib.hashing import instance_secret
 
 log = logging.getLogger("beamport.supervisor")
@@ -69,10 +69,11 @@ class Machines:
                     raise
         return wanted.name
 
-    async def start(self, name: str, deployment: str) -> None:
+    async def start(self, name: str, deployment: str, data: Any = None) -> None:
         async with self._alone(name):
             record = self._mine(name, deployment)
             if name not in self.running:
+                record = self._remounted(record, data)
                 with self._memory(name, record.memory):
                     self.store.check_disk()
                     await self._start(record)
@@ -82,9 +83,9 @@ class Machines:
             self._mine(name, deployment)
             await self._stop(name)
 
-    async def reboot(self, name: str, deployment: str) -> None:
+    async def reboot(self, name: str, deployment: str, data: Any = None) -> None:
         async with self._alone(name):
-            record = self._mine(name, deployment)
+            record = self._remounted(self._mine(name, deployment), data)
             self.promised[name] = record.memory  # its own stays its own while it is down
             try:
                 await self._stop(name)
@@ -288,6 +289,10 @@ class Machines:
         if record is None or record.deployment != deployment:
             raise Rejected(f"no machine {name}")
         return record
+
+    def _remounted(self, record: Record, data: Any) -> Record:
+        """Keep new data mounts before anything is tried with them, so that no later start brings old ones back."""
+        return record if data is None else self.store.remount(record, unpack_data(data))
 
     @contextlib.contextmanager
     def _memory(self, name: str, wanted: int) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -16,12 +16,13 @@ from instances.providers.base import (
     FlavourSpec,
     Home,
     ImageSpec,
+    Mount,
     Observation,
     ProviderUnavailable,
     Spec,
     Usage,
 )
-from instances.providers.local.wire import LONGEST, pack_spec, unpack_error
+from instances.providers.local.wire import LONGEST, pack_data, pack_spec, unpack_error
 
 _GIB = 2**30
 #: offered to the admin's import where the machine has as much
@@ -49,14 +50,14 @@ class LocalProvider:
     def delete(self, ref: str) -> None:
         self._ask(_VERB, "delete", name=ref, deployment=self.deployment)
 
-    def start(self, ref: str) -> None:
-        self._ask(_VERB, "start", name=ref, deployment=self.deployment)
+    def start(self, ref: str, data: Sequence[Mount] | None = None) -> None:
+        self._ask(_VERB, "start", name=ref, deployment=self.deployment, data=pack_data(data))
 
     def stop(self, ref: str) -> None:
         self._ask(_VERB, "stop", name=ref, deployment=self.deployment)
 
-    def reboot(self, ref: str) -> None:
-        self._ask(_VERB, "reboot", name=ref, deployment=self.deployment)
+    def reboot(self, ref: str, data: Sequence[Mount] | None = None) -> None:
+        self._ask(_VERB, "reboot", name=ref, deployment=self.deployment, data=pack_data(data))
 
     # ---- sight ----
     def observe(self) -> Iterable[Observation]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from instances.providers.base import ImageMissing, MountKind, NoCapacity, Rejected, Service, Spec
+from instances.providers.base import ImageMissing, Mount, MountKind, NoCapacity, Rejected, Service, Spec
 from instances.providers.local import sandbox
 from instances.providers.local.wire import home_key, name_of, refusal
 
@@ -107,7 +108,7 @@ class Store:
             cores=spec.flavour.cores,
             disk=spec.flavour.disk,
             services=spec.services,
-            data=tuple((mount.source, mount.target) for mount in spec.mounts if mount.kind is MountKind.DATA),
+            data=_data(spec.mounts),
             home=spec.home.key if spec.home else "",
             ids=ids,
         )
@@ -120,6 +121,12 @@ class Store:
             shutil.rmtree(fresh, ignore_errors=True)
             raise refusal(NoCapacity, "disk-full", f"the machine's folder was not made: {error.strerror}") from error
         return record
+
+    def remount(self, record: Record, mounts: Iterable[Mount]) -> Record:
+        """Put other data in the place of a machine's."""
+        changed = replace(record, data=_data(mounts))
+        _write(self.folder(record.name) / "spec.json", _kept(changed))
+        return changed
 
     def _lay_machine(self, folder: Path, record: Record, spec: Spec) -> None:
         folder.mkdir(mode=0o711)
@@ -276,6 +283,10 @@ class Store:
                     kept["homes"][folder.name] = owner
                     kept["next"] = max(kept["next"], owner + 1)
         return kept
+
+
+def _data(mounts: Iterable[Mount]) -> tuple[tuple[str, str], ...]:
+    return tuple((mount.source, mount.target) for mount in mounts if mount.kind is MountKind.DATA)
 
 
 def _kept(record: Record) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -53,6 +54,27 @@ def pack_spec(spec: Spec) -> dict[str, Any]:
     return asdict(spec) | {"welcome": dict(spec.welcome)}
 
 
+def pack_data(data: Sequence[Mount] | None) -> list[dict[str, Any]] | None:
+    return None if data is None else [asdict(mount) for mount in data]
+
+
+def unpack_data(given: object) -> tuple[Mount, ...]:
+    """Return the data mounts of a start, checked as those of a spec; Rejected for all else."""
+    try:
+        if not isinstance(given, list):
+            raise TypeError("not a list")
+        mounts = tuple(_mount(mount) for mount in given)
+        for mount in mounts:
+            _check_mount(mount, None)  # without a home, only data pass
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Rejected(f"the data cannot be read: {error!r}") from error
+    return mounts
+
+
+def _mount(given: dict[str, Any]) -> Mount:
+    return Mount(**given | {"kind": MountKind(given["kind"])})
+
+
 def name_of(value: object) -> str:
     """Return a machine's name, or refuse what could be a path or an option."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
@@ -78,7 +100,7 @@ def unpack_spec(given: dict[str, Any]) -> Spec:
             image=ImageSpec(**given["image"]),
             flavour=FlavourSpec(**given["flavour"]),
             services=tuple(Service(**service) for service in given["services"]),
-            mounts=tuple(Mount(**mount | {"kind": MountKind(mount["kind"])}) for mount in given["mounts"]),
+            mounts=tuple(_mount(mount) for mount in given["mounts"]),
             home=Home(home_key(home["key"]), int(home["limit"])) if home else None,
             identity=PosixId(int(identity["uid"]), int(identity["gid"]), tuple(identity["groups"]))
             if identity

@@ -18,7 +18,17 @@ from pathlib import Path
 import pytest
 
 from instances.lifecycle import Phase
-from instances.providers.base import Home, ImageMissing, ImageSpec, MountMissing, PosixId, ProviderUnavailable, Rejected
+from instances.providers.base import (
+    Home,
+    ImageMissing,
+    ImageSpec,
+    Mount,
+    MountKind,
+    MountMissing,
+    PosixId,
+    ProviderUnavailable,
+    Rejected,
+)
 from instances.providers.local import LocalProvider
 from instances.providers.local.processes import program
 from portal.lib.hashing import instance_secret
@@ -139,6 +149,57 @@ def test_data_that_vanish_are_missed_at_the_next_start(host: Host, data: Path) -
     host.provider.start(alice.name)
     alice.wait()
     host.provider.delete(alice.name)
+
+
+def test_a_run_that_a_start_does_not_name_is_gone_from_the_session(host: Host, data: Path) -> None:
+    alice = host.create(data={"p1/r0001": data, "p2/r0002": data})
+    assert alice.run("import os; print(os.listdir('/work/data/p1/r0001'))") == "['RAW-R0001.h5']"
+    for call, left in ((host.provider.reboot, ["p2"]), (host.provider.start, [])):
+        host.provider.stop(alice.name)
+        call(alice.name, [Mount(MountKind.DATA, str(data), f"/work/data/{name}/r0002") for name in left])
+        alice.wait()
+        assert alice.run("import os; print(os.listdir('/work/data'))") == str(left)
+    host.provider.delete(alice.name)
+
+
+def test_data_that_a_start_names_must_be_there_and_old_ones_never_come_back(host: Host, data: Path) -> None:
+    alice = host.create(data={"p1/r0001": data})
+    host.provider.stop(alice.name)
+    with pytest.raises(MountMissing, match="The data of p1/r0002 are not there"):
+        host.provider.start(alice.name, [Mount(MountKind.DATA, str(data / "gone"), "/work/data/p1/r0002")])
+    assert host.phase(alice.name) is Phase.STOPPED
+    kept = json.loads((host.folder(alice.name) / "spec.json").read_text())
+    assert kept["data"] == [[str(data / "gone"), "/work/data/p1/r0002"]]
+    host.provider.delete(alice.name)
+
+
+@pytest.mark.parametrize("verb", ["start", "reboot"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "all",
+        {},
+        [1],
+        [{}],
+        [{"kind": "data", "source": "/etc", "target": "/etc", "read_only": True}],
+        [{"kind": "data", "source": "/etc", "target": "/work/data/x", "read_only": False}],
+        [{"kind": "home", "source": "home-of-bob", "target": "/work/home", "read_only": False}],
+    ],
+)
+def test_what_is_no_data_is_refused_at_a_start_and_leaves_the_machine_alone(
+    host: Host, verb: str, given: object
+) -> None:
+    name = host.provider.create(host.spec())
+    try:
+        if verb == "start":
+            host.provider.stop(name)
+        before, phase = (host.folder(name) / "spec.json").read_text(), host.phase(name)
+        with pytest.raises(Rejected):
+            host.provider._ask(20, verb, name=name, deployment=DEPLOYMENT, data=given)
+        assert (host.folder(name) / "spec.json").read_text() == before
+        assert host.phase(name) is phase
+    finally:
+        host.provider.delete(name)
 
 
 def test_an_image_that_was_not_built_is_said_to_be_missing(host: Host) -> None:
