@@ -22,6 +22,7 @@ from experiments.errors import BadPid
 from experiments.models import Experiment
 from experiments.pids import parse_pid
 from instances import quotas, services
+from instances.errors import KeyUsed
 from instances.forms import NewInstanceForm, fresh_key, plans_offered
 from instances.views import viewer
 from portal.lib.errors import BadRequest, PortalError
@@ -106,6 +107,8 @@ def new(request: HttpRequest) -> HttpResponse:
     except PortalError as error:
         if error.status >= 500:
             raise
+        if isinstance(error, KeyUsed):  # a form of long ago, sent again: it comes back with a fresh key
+            error.next_step = "To make another one, press Start again."
         return _page(
             request,
             user,
@@ -162,14 +165,16 @@ def _page(
         "chosen": set(form.data.getlist("experiments")) if form else {str(e.uid) for e in shown},  # type: ignore[attr-defined]
         "plan": form.data.get("plan", "") if form else preset,
         "name": form.data.get("name", "") if form else _preset_name(shown),
-        "key": _key_of(form) or fresh_key(),
+        "key": _key_of(form, problem) or fresh_key(),
     }
     return render(request, "instances/new.html", context, status=status)
 
 
-def _key_of(form: NewInstanceForm | None) -> str:
-    """Keep the key of a form that comes back, unless it was no key."""
-    return form.data.get("idempotency_key", "") if form and "idempotency_key" not in form.errors else ""
+def _key_of(form: NewInstanceForm | None, problem: PortalError | None) -> str:
+    """Keep the key of a form that comes back, unless it was no key or is used up."""
+    if form is None or "idempotency_key" in form.errors or isinstance(problem, KeyUsed):
+        return ""
+    return form.data.get("idempotency_key", "")
 
 
 def _experiments(user: User, wanted: Wanted, found: selection.Selection) -> list[Experiment]:

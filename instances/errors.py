@@ -19,6 +19,12 @@ class NotNow(Conflict):
     code = "not-now"
 
 
+class KeyUsed(Conflict):
+    code = "key-used"
+    message = "The instance that this request made has been deleted since."
+    next_step = "To make another one, send the request again with a new idempotency key."
+
+
 class HomeInUse(Conflict):
     code = "home-in-use"
     message = "This home is in use by an instance."

@@ -11,7 +11,7 @@ from auth.models import Facility, User
 from auth.roles import InstanceRole
 from experiments.models import Experiment
 from instances import homes, quotas, tasks, transitions
-from instances.errors import HomeNotDeleted, NeedsExperiment, NotNow, SeveralFacilities, WrongFacility
+from instances.errors import HomeNotDeleted, KeyUsed, NeedsExperiment, NotNow, SeveralFacilities, WrongFacility
 from instances.lifecycle import SERVED, State, Target
 from instances.models import Home, Instance, Member, Plan
 from instances.providers.base import ProviderError
@@ -29,7 +29,8 @@ def request_instance(
 ) -> Instance:
     """Make an instance of a plan for experiments that the user may see, within the user's quota.
 
-    The same key gives the same instance again, two requests at once included; an empty key is none.
+    The same key gives the same instance again, two requests at once included, and KeyUsed once that was deleted; an
+    empty key is none.
     """
     name = _clean_name(name)
     if len(idempotency_key) > _KEY_LENGTH:
@@ -37,6 +38,8 @@ def request_instance(
     quotas.lock_account(user)  # from here on a second request of this user waits
     known = Instance.objects.filter(owner=user, idempotency_key=idempotency_key).first() if idempotency_key else None
     if known is not None:
+        if known.state == State.DELETED:
+            raise KeyUsed
         return known
     chosen = _visible(user, experiments)
     facility = _facility(user, plan, chosen)

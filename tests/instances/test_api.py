@@ -75,6 +75,20 @@ def test_an_idempotency_key_makes_one(api, body):
     assert Instance.objects.count() == 1
 
 
+def test_the_key_of_a_deleted_instance_is_used_up(api, body):
+    first = api.post(URL, body, headers={"Idempotency-Key": "abc"}).json()
+    Instance.objects.filter(uid=first["id"]).update(state="deleted", target="deleted")
+    answer = api.post(URL, body, headers={"Idempotency-Key": "abc"})
+    assert answer.status_code == 409
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["code"] == "key-used"
+    assert "deleted" in problem["title"]
+    assert "new idempotency key" in problem["detail"]
+    assert Instance.objects.count() == 1
+    assert api.post(URL, body, headers={"Idempotency-Key": "abd"}).status_code == 201
+
+
 @pytest.mark.parametrize("extra", ["owner", "state", "target", "provider", "id", "ref", "nmae"])
 def test_a_field_that_is_not_known_is_refused_by_name(api, body, extra):
     answer = api.post(URL, body | {extra: "x"})

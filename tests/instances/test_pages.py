@@ -199,6 +199,25 @@ def test_a_double_click_makes_one_instance(browser: Client, alice: User, experim
     assert first["Location"] == second["Location"]
 
 
+def test_an_old_form_whose_instance_was_deleted_comes_back_with_a_fresh_key(
+    browser: Client, alice: User, experiment: Experiment, plan: Plan
+) -> None:
+    address = from_doi(experiment.proposal.pid)
+    old = form_data(browser.get(address))
+    browser.post(address, old)
+    Instance.objects.update(state=State.DELETED, target=Target.DELETED)
+    response = browser.post(address, old | {"name": "Second try"})
+    assert response.status_code == 409
+    assert "The instance that this request made has been deleted since." in text_of(response)
+    assert "press Start again" in text_of(response)
+    again = form_data(response)
+    assert again["idempotency_key"] != old["idempotency_key"]
+    assert (again["name"], again["experiments"]) == ("Second try", [str(experiment.uid)])
+    made = browser.post(address, again)
+    assert made.status_code == 302
+    assert Instance.objects.alive().filter(owner=alice).count() == 1
+
+
 def test_two_visits_make_two(browser: Client, alice: User, experiment: Experiment, plan: Plan) -> None:
     address = from_doi(experiment.proposal.pid)
     for _ in range(2):
