@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import structlog
 from django.conf import settings
@@ -13,6 +14,8 @@ from instances import clouds
 from instances.errors import HomeBusy, HomeInUse
 from instances.lifecycle import State
 from instances.models import Home, Instance, Provider
+from instances.providers.base import ProviderError
+from portal.lib import clock
 from portal.lib.clock import Now
 from portal.lib.errors import NotFound
 from portal.lib.slugs import random_slug, slugify_host
@@ -70,10 +73,10 @@ def get_or_make(user: User, facility: Facility, provider: Provider) -> Home:
     return home
 
 
-def begin_deleting(home: Home) -> None:
-    """Close a home for new instances; HomeInUse while an instance that is not deleted has it.
+def begin_deleting(home: Home) -> datetime:
+    """Close a home for new instances and return since when; HomeInUse while an instance that is not deleted has it.
 
-    Of two at once one begins: the other's failure would open a home whose files are just being deleted.
+    Of two at once one begins. The time says whose deletion it is: only with it can a failure open the home again.
     """
     with transaction.atomic():
         row = Home.objects.select_for_update().filter(pk=home.pk).first()
@@ -86,7 +89,9 @@ def begin_deleting(home: Home) -> None:
             raise HomeInUse(f"This home is in use by the instance “{using.name}”.")
         if Instance.objects.filter(home=row, leftover__isnull=False).exists():
             raise HomeInUse("The last machine that used this home is still being removed.", next_step=_SOON)
-        Home.objects.filter(pk=row.pk).update(deleting_at=Now())
+        since = clock.now()
+        Home.objects.filter(pk=row.pk).update(deleting_at=since)
+    return since
 
 
 _SOON = "Try again in a minute."
@@ -100,6 +105,18 @@ def finish_deleting(home: Home) -> None:
         Home.objects.filter(pk=home.pk, deleting_at__isnull=False).delete()
 
 
-def reopen(home: Home) -> None:
-    """Take a deletion back that the provider refused."""
-    Home.objects.filter(pk=home.pk).update(deleting_at=None)
+def reopen(home: Home, since: datetime) -> bool:
+    """Take the deletion of `since` back, which the provider refused; not when a newer one is at the files by now."""
+    return bool(Home.objects.filter(pk=home.pk, deleting_at=since).update(deleting_at=None))
+
+
+def finish_old_deletions(age: timedelta) -> None:
+    """Take over deletions that were begun longer ago than `age`: a crash left them, or their call is slow."""
+    for home in Home.objects.filter(deleting_at__lt=Now() - age).select_related("provider"):
+        mine = Home.objects.filter(pk=home.pk, deleting_at=home.deleting_at).update(deleting_at=Now())
+        if not mine:
+            continue  # opened again, or taken over by another worker
+        try:
+            finish_deleting(home)
+        except ProviderError as error:  # it stays closed, and the others have their turn
+            log.warning("home not deleted", home=home.key, error=str(error)[:500])

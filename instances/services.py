@@ -195,11 +195,11 @@ def delete_home(home: Home, *, by: User) -> None:
     if not Home.objects.filter(pk=home.pk, user=by).exists():
         raise NotFound
     about = ("home", home.key)
-    homes.begin_deleting(home)
+    since = homes.begin_deleting(home)
     audit.record("home.delete", actor=by, about=about)
     try:
         homes.finish_deleting(home)  # the provider is asked outside any transaction
     except ProviderError as error:
-        homes.reopen(home)
+        homes.reopen(home, since)
         audit.record("home.delete", actor=by, about=about, result=audit.AuditEvent.Result.FAILED, reason=error.code)
         raise HomeNotDeleted from error

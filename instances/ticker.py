@@ -18,7 +18,7 @@ from django.db import close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from instances import clouds, homes, jobs, leases, reconcile, sweep
-from instances.models import Home, Instance, Provider
+from instances.models import Instance, Provider
 from instances.providers.base import Observation
 from instances.transitions import lease_free
 from portal.lib.clock import Now
@@ -154,8 +154,7 @@ class Ticker(threading.Thread):
 
 def delete_homes() -> None:
     """Finish deletions that a crash left half done."""
-    for home in Home.objects.filter(deleting_at__lt=Now() - EACH_MINUTE).select_related("provider"):
-        homes.finish_deleting(home)
+    homes.finish_old_deletions(EACH_MINUTE)
 
 
 _ticker: Ticker | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from datetime import timedelta
 
 import pytest
 from django.db import connections
@@ -23,10 +24,11 @@ from instances.models import Home, Instance, Member, Quota
 from instances.providers.base import ProviderUnavailable
 from instances.spec import spec_of
 from portal.audit import AuditEvent
+from portal.lib import clock
 from portal.lib.errors import BadRequest, Forbidden, NotFound
 from tests.factories.auth import FacilityFactory, RoleGrantFactory, UserFactory
 from tests.factories.experiments import DatasetFactory, ExperimentFactory, ProposalFactory
-from tests.factories.instances import InstanceFactory, PlanFactory, ProviderFactory
+from tests.factories.instances import HomeFactory, InstanceFactory, PlanFactory, ProviderFactory
 from tests.instances.conftest import settle, use_cloud
 
 VERBS = ["start", "stop", "reboot", "retry", "delete"]
@@ -287,6 +289,48 @@ def test_a_home_is_deleted_by_one_at_a_time(request_one, alice, provider, cloud,
     services.delete_home(instance.home, by=alice)
     assert len(asked) == 1
     assert not Home.objects.exists()
+
+
+def test_an_old_deletion_that_fails_late_does_not_open_a_home_that_a_newer_one_is_deleting(
+    request_one, alice, provider, cloud, monkeypatch
+):
+    instance = request_one()
+    services.delete(instance, by=alice)
+    settle(instance)
+    asked = []
+
+    def slow(home):
+        asked.append(home.key)
+        if len(asked) == 1:  # while the first call hangs, a worker takes the deletion over; then the first one fails
+            homes.finish_old_deletions(timedelta(0))
+        raise ProviderUnavailable("504")
+
+    slow_cloud = type(cloud)({})
+    monkeypatch.setattr(slow_cloud, "delete_home", slow)
+    use_cloud(provider, slow_cloud)
+    with pytest.raises(HomeNotDeleted):
+        services.delete_home(instance.home, by=alice)
+    assert len(asked) == 2
+    assert Home.objects.get().deleting_at is not None
+    with pytest.raises(HomeBusy):
+        request_one()
+
+
+def test_a_home_that_cannot_be_deleted_does_not_keep_the_others_waiting(provider, cloud, monkeypatch):
+    bad, good = HomeFactory(provider=provider), HomeFactory(provider=provider)
+    Home.objects.update(deleting_at=clock.now())
+    asked = []
+
+    def picky(home):
+        asked.append(home.key)
+        if home.key == bad.key:
+            raise ProviderUnavailable("503")
+
+    monkeypatch.setattr(cloud, "delete_home", picky)
+    homes.finish_old_deletions(timedelta(0))
+    assert sorted(asked) == sorted([bad.key, good.key])
+    assert Home.objects.get() == bad
+    assert Home.objects.get().deleting_at is not None, "it stays closed until the files are gone"
 
 
 def test_the_account_page_sees_how_full_a_home_is_and_who_uses_it(active, alice, bob):
