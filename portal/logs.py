@@ -26,11 +26,23 @@ def redact(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Mutable
     return {key: "…" if _SECRET_KEYS.search(key) else _clean(value) for key, value in event.items()}
 
 
+def calm(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Make what Django refused for safety's sake (too many fields, too long a body, a wrong host) one warning.
+
+    Anybody can send it, as often as he likes; Django logs each as an error with a traceback.
+    """
+    if str(event.get("logger", "")).startswith("django.security."):
+        event["level"] = "warning"
+        event.pop("exc_info", None)
+    return event
+
+
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
+    calm,
     structlog.processors.format_exc_info,
     redact,
 ]
