@@ -123,6 +123,7 @@ def test_the_welcome_notebook_runs_to_its_end_in_one_gibibyte(lab: Host, run: Pa
     lab.provider.delete(spec.name)
 
 
+@pytest.mark.root  # by its cgroup; without one the watchdog ends the whole session (test_limits.py)
 def test_a_kernel_that_takes_all_memory_dies_and_the_lab_says_why(lab: Host) -> None:
     spec = lab.spec(image=JUPYTER, memory=512 * 2**20, home="home-of-lab")
     jupyter = opened(lab, spec)
