@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import structlog
+from django.conf import settings
 from django.db import close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -21,6 +22,7 @@ from instances import clouds, homes, jobs, leases, reconcile, sweep
 from instances.models import Instance, Provider
 from instances.providers.base import Observation
 from instances.transitions import lease_free
+from portal.lib.beat import Beat
 from portal.lib.clock import Now
 
 log = structlog.get_logger("instances.ticker")
@@ -46,15 +48,19 @@ class Ticker(threading.Thread):
         self._busy: set[object] = set()
         self._lock = threading.Lock()
         self._watching: set[int] = set()
+        self._beat = Beat(settings.WORKER_BEAT)
 
     def run(self) -> None:
         ticked = float("-inf")
         while not self._stopped.wait(GLANCE):
-            self._guarded(self._due_instances)
+            well = self._guarded(self._due_instances)
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
-                self._guarded(leases.renew)
-                self._guarded(self._each_second)
+                well &= self._guarded(leases.renew)
+                well &= self._guarded(self._each_second)
+                if well:
+                    self._guarded(self._beat.give)
+        self._guarded(self._beat.end)
         connections.close_all()
 
     def stop(self) -> None:
@@ -142,14 +148,16 @@ class Ticker(threading.Thread):
             with self._lock:
                 self._busy.discard(key)
 
-    def _guarded(self, work: Callable[[], Any]) -> None:
-        """Run work with fresh connections; whatever it raises, the ticker lives on."""
+    def _guarded(self, work: Callable[[], Any]) -> bool:
+        """Run work with fresh connections; whatever it raises, the ticker lives on. Return whether it went well."""
         close_old_connections()
         try:
             work()
         except Exception as error:
             log.exception("work failed", error=str(error)[:500])
             close_old_connections()
+            return False
+        return True
 
 
 def delete_homes() -> None:

@@ -17,6 +17,8 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 STATE_DIR = Path(env.text("BEAMPORT_STATE", "/var/lib/beamport" if os.geteuid() == 0 else str(BASE_DIR / "var")))
 RUN_DIR = STATE_DIR / "run"
 SECRETS_DIR = STATE_DIR / "secrets"
+#: touched each second by a worker that works (portal.lib.beat)
+WORKER_BEAT = Path(env.text("WORKER_BEAT", str(RUN_DIR / "back" / "worker.beat")))
 DEMO = env.flag("BEAMPORT_DEMO")
 
 

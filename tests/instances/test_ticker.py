@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 
 from auth.models import LoginState, Session
 from instances import jobs, services, sweep, tasks, transitions
 from instances.lifecycle import Phase
 from instances.models import Home, Instance, Job, Leftover
 from instances.ticker import Ticker, delete_homes
-from portal.lib import bus, clock
+from portal.lib import beat, bus, clock
 from tests.instances.conftest import settle
 from tests.instances.test_services import run_all
 
@@ -182,3 +186,59 @@ def test_expired_rows_are_forgotten_a_day_later(alice):
     sweep.forget_expired()
     assert sorted(Session.objects.values_list("key_hash", flat=True)) == ["living", "s1"]
     assert list(LoginState.objects.values_list("state_hash", flat=True)) == ["l1"]
+
+
+# ---- heartbeat ----
+def test_a_worker_that_works_beats_and_takes_its_word_back(db, no_redis, settings, tmp_path):
+    settings.WORKER_BEAT = tmp_path / "worker.beat"
+    ticker = Ticker(pool=1)
+    ticker.start()
+    until(lambda: beat.beats(settings.WORKER_BEAT))
+    assert beat.giver(settings.WORKER_BEAT) == os.getpid()
+    os.utime(settings.WORKER_BEAT, (0, 0))
+    until(lambda: beat.beats(settings.WORKER_BEAT))
+    ticker.stop()
+    assert not settings.WORKER_BEAT.exists()
+
+
+@pytest.mark.parametrize("part", ["_due_instances", "_each_second"])
+def test_a_worker_whose_rounds_fail_falls_silent(db, no_redis, settings, tmp_path, monkeypatch, part):
+    settings.WORKER_BEAT = tmp_path / "worker.beat"
+    rounds = threading.Semaphore(0)
+    failing = Ticker(pool=1)
+
+    def away():
+        rounds.release()
+        raise OperationalError("the database system is shutting down")
+
+    monkeypatch.setattr(failing, part, away)
+    failing.start()
+    try:
+        for _ in range(3):
+            assert rounds.acquire(timeout=20)
+        assert not settings.WORKER_BEAT.exists()
+    finally:
+        failing.stop()
+
+
+@pytest.mark.parametrize(("age", "fresh"), [(0, True), (10, True), (20, False), (-600, False)])
+def test_a_beat_grows_old(tmp_path, age, fresh):
+    path = tmp_path / "worker.beat"
+    assert not beat.beats(path)
+    beat.Beat(path).give()
+    os.utime(path, (time.time() - age,) * 2)
+    assert beat.beats(path) is fresh
+    asked = subprocess.run([sys.executable, "-m", "portal.lib.beat", str(path)], check=False)
+    assert (asked.returncode == 0) is fresh
+
+
+def test_a_beat_that_somebody_removed_is_given_again_and_anothers_is_left_alone(tmp_path):
+    path = tmp_path / "worker.beat"
+    mine = beat.Beat(path)
+    mine.give()
+    path.unlink()
+    mine.give()
+    assert beat.giver(path) == os.getpid()
+    path.write_text("1\n")
+    mine.end()
+    assert beat.giver(path) == 1
