@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) -m portal.embedded.bootstrap
 
-.PHONY: help run test test-slow lint bench docs lock
+.PHONY: help run test test-slow lint bench bench-peers docs lock
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ lint:  ## Check style, types and layers only
 
 bench:  ## Measure; figures belong in docs/reference/performance.md
 	@$(BOOTSTRAP) bench
+
+bench-peers:  ## Measure beside JupyterHub and other proxies; figures belong in docs/reference/performance.md
+	@$(BOOTSTRAP) bench --peers
 
 docs:  ## Check that the pages' links and promises hold
 	@$(BOOTSTRAP) test --only-docs

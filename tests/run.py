@@ -109,7 +109,12 @@ def main(argv: list[str] | None = None) -> int:
     only.add_argument("--only-docs", action="store_true", help="only what keeps the documentation true")
     only.add_argument("--slow", action="store_true", help="the long proofs instead of the suite")
     only.add_argument("--bench", action="store_true", help="measure the main job instead")
-    given = parser.parse_args(argv)
+    parser.add_argument("--peers", action="store_true", help="with --bench: beside JupyterHub and other proxies")
+    given, rest = parser.parse_known_args(argv)
+    if given.peers:
+        return subprocess.run([sys.executable, "-m", "tests.bench.peers.run", *rest], cwd=ROOT).returncode
+    if rest:
+        parser.error(f"unknown: {' '.join(rest)}")
     if given.bench:
         return 0 if bench() else 1
     if given.only_docs:

@@ -175,6 +175,7 @@ def lock(rest: list[str]) -> None:
         ("run", ["pyproject.toml", "--extra", "embedded"]),
         ("test", ["pyproject.toml", "--all-extras", "--constraint", str(folder / "run.txt")]),
         ("uv", [str(folder / "uv.in")]),
+        ("peers", [str(folder / "peers.in")]),
     ):
         with steps.step(f"Locking requirements/{name}.txt"):
             target = str(folder / f"{name}.txt")
