@@ -19,7 +19,9 @@ app.autodiscover_tasks(["instances"])
 def start_ticker(**kwargs: Any) -> None:
     """Have the worker do what is due by the database too, so that it needs no broker to be of use."""
     from instances import ticker
+    from portal import checks
 
+    checks.stop_if_unsafe()
     ticker.start()
 
 

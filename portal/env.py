@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
+from portal.lib import variables
 
-def text(name: str, default: str | None = None) -> str:
-    """Return the variable, or what the file named by `<name>_FILE` holds; without default it must be set."""
-    path = os.environ.get(f"{name}_FILE")
-    if path:
-        try:
-            return Path(path).read_text().strip()
-        except OSError as error:
-            raise ImproperlyConfigured(f"{name}_FILE names {path}, which cannot be read: {error.strerror}") from error
-    value = os.environ.get(name, default)
-    if value is None:
+
+def text(name: str, default: str | None = None, made: Path | None = None) -> str:
+    """Return the variable, or what the file named by `<name>_FILE` or lying in `made` holds; no default: it must be."""
+    try:
+        found = variables.read(name, os.environ, made)
+    except variables.BadVariable as error:
+        raise ImproperlyConfigured(str(error)) from error
+    if found is not None:
+        return found
+    if default is None:
         raise ImproperlyConfigured(f"{name} is not set. Set it, or {name}_FILE with the path of a file that holds it.")
-    return value
+    return default
 
 
 def flag(name: str, default: bool = False) -> bool:
@@ -46,3 +48,11 @@ def number(name: str, default: int) -> int:
 def words(name: str, default: str = "") -> list[str]:
     """Return a comma-separated variable as a list."""
     return [part.strip() for part in os.environ.get(name, default).split(",") if part.strip()]
+
+
+def networks(name: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Return a comma-separated variable as networks."""
+    try:
+        return [ipaddress.ip_network(word) for word in words(name)]
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name} must be a list of networks like 10.1.0.0/16: {error}.") from error

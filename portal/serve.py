@@ -105,8 +105,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--web", required=True, help="unix:<path> or <host>:<port>")
     parser.add_argument("--internal", required=True, help="unix:<path> or <host>:<port>")
     given = parser.parse_args(argv)
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+    import django
     import uvloop
 
+    from portal import checks
+
+    django.setup()
+    checks.stop_if_unsafe()
     return uvloop.run(serve(given.web, given.internal))
 
 

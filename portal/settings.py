@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import urlsplit
 
-from django.core.exceptions import ImproperlyConfigured
-
-from portal import env
+from portal import env, stores
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -23,17 +21,8 @@ DEMO = env.flag("BEAMPORT_DEMO")
 
 
 def _secret(name: str, default: str | None = None) -> str:
-    """The environment's value, else the file that `manage.py up` made under secrets/."""
-    if name in os.environ or f"{name}_FILE" in os.environ:
-        return env.text(name)
-    path = SECRETS_DIR / name.lower()
-    if path.is_file():
-        return path.read_text().strip()
-    if default is not None:
-        return default
-    raise ImproperlyConfigured(
-        f"{name} is not set. Set {name}_FILE to a file that holds a long random text, or start with `manage.py up`."
-    )
+    """The environment's value or file, else the file that `manage.py up` made under secrets/."""
+    return env.text(name, default, made=SECRETS_DIR)
 
 
 SECRET_KEY = _secret("SECRET_KEY")
@@ -115,37 +104,11 @@ FORM_RENDERER = "django.forms.renderers.DjangoTemplates"
 
 
 # ---- stores ----
-def _database() -> dict[str, object]:
-    url = env.text("DATABASE_URL", "")
-    base: dict[str, object] = {
-        "ENGINE": "django.db.backends.postgresql",
-        "CONN_MAX_AGE": 60,
-        "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {"connect_timeout": 5},
-    }
-    if not url:
-        return base | {"NAME": "beamport", "USER": "beamport", "HOST": str(RUN_DIR / "back")}
-    parts = urlsplit(url)
-    if parts.scheme not in ("postgres", "postgresql"):
-        raise ImproperlyConfigured("DATABASE_URL must look like postgresql://user:password@host:5432/name")
-    return base | {
-        "NAME": unquote(parts.path.lstrip("/")),
-        "USER": unquote(parts.username or ""),
-        "PASSWORD": unquote(parts.password or ""),
-        "HOST": unquote(parts.hostname or "") or parse_qs(parts.query).get("host", [""])[0],
-        "PORT": str(parts.port or ""),
-    }
-
-
-DATABASES = {"default": _database()}
+DATABASES = {"default": stores.database(env.text("DATABASE_URL", ""), RUN_DIR / "back")}
 DATABASE_ROUTERS: list[str] = []
 
-REDIS_URL = env.text("REDIS_URL", f"unix://{RUN_DIR}/back/redis.sock")
-CELERY_BROKER_URL = (
-    f"redis+socket://{REDIS_URL.removeprefix('unix://')}?virtual_host=0"
-    if REDIS_URL.startswith("unix://")
-    else REDIS_URL
-)
+REDIS_URL = env.text("REDIS_URL", "") or f"unix://{RUN_DIR}/back/redis.sock"
+CELERY_BROKER_URL = stores.broker(REDIS_URL)
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": 5,
     "socket_connect_timeout": 0.5,
@@ -201,6 +164,8 @@ OIDC_SCOPES = env.words("OIDC_SCOPES", "openid,profile,email,eduperson_entitleme
 OIDC_EXTRA_AUDIENCES = env.words("OIDC_EXTRA_AUDIENCES")
 #: hosts besides the issuer's own on which its endpoints may lie
 OIDC_ENDPOINT_HOSTS = env.words("OIDC_ENDPOINT_HOSTS")
+#: networks that are not public and may hold the provider all the same
+OIDC_PRIVATE_NETWORKS = env.networks("OIDC_PRIVATE_NETWORKS")
 #: the claim that names a person's id at the user office of OIDC_PERSON_FACILITY (a slug; empty: none)
 OIDC_PERSON_CLAIM = env.text("OIDC_PERSON_CLAIM", "facility_person_id")
 OIDC_PERSON_FACILITY = env.text("OIDC_PERSON_FACILITY", "xfel" if DEMO else "")
@@ -214,6 +179,9 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_HSTS_SECONDS = 0 if DEMO else 31_536_000
 X_FRAME_OPTIONS = "DENY"
+SECURE_HSTS_INCLUDE_SUBDOMAINS = True
+#: W001, W002: portal.middleware.SecurityHeaders sets these headers, on errors too; the gateway ends plain http
+SILENCED_SYSTEM_CHECKS = ["security.W001", "security.W002"]
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": ["'self'"],
@@ -263,10 +231,9 @@ SPECTACULAR_SETTINGS = {
 EXTRA_DATA_PYTHON = env.text("EXTRA_DATA_PYTHON", str(STATE_DIR / "images" / "jupyter" / "bin" / "python"))
 
 # ---- instances ----
-PROVIDER_KINDS = {
-    "memory": "instances.providers.memory.MemoryProvider",
-    "local": "instances.providers.local.LocalProvider",
-}
+PROVIDER_KINDS = {"local": "instances.providers.local.LocalProvider"}
+if DEMO:  # machines that are nothing but a row: for the tests
+    PROVIDER_KINDS["memory"] = "instances.providers.memory.MemoryProvider"
 SUPERVISOR_SOCKET = env.text("SUPERVISOR_SOCKET", str(RUN_DIR / "supervisor" / "supervisor.sock"))
 INTERNAL_URL = env.text("INTERNAL_URL", f"unix://{RUN_DIR}/front/internal.sock")
 HOME_LIMIT = env.number("HOME_LIMIT_GIB", 10) * 2**30

@@ -1,4 +1,5 @@
-"""Calls to a provider: five seconds in all, a size limit, no redirects, no proxies, TLS checked, public addresses only.
+"""Calls to a provider: five seconds in all, a size limit, no redirects, no proxies, TLS checked, public addresses only
+(and those of OIDC_PRIVATE_NETWORKS, which the operator names).
 
 The address is checked on the socket that was really opened, before a byte is sent, so a name that resolves
 differently the second time gains nothing (DNS rebinding).
@@ -20,6 +21,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import urllib3
+from django.conf import settings
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as PoolTimeout
@@ -48,7 +50,7 @@ class Guard:
 
     def admit(self, connection: socket.socket) -> None:
         peer = connection.getpeername()[0]
-        if not self.allow_private and not is_public(peer):
+        if not (self.allow_private or is_public(peer) or is_named(peer)):
             connection.close()
             raise ProviderFailed("private-address")
         # a duplicate handle: TLS takes the first one away
@@ -64,11 +66,21 @@ class Guard:
             handle.close()
 
 
-def is_public(address: str) -> bool:
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     parsed = ipaddress.ip_address(address.split("%", 1)[0])
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
-        parsed = parsed.ipv4_mapped
+        return parsed.ipv4_mapped
+    return parsed
+
+
+def is_public(address: str) -> bool:
+    parsed = _parsed(address)
     return parsed.is_global and not parsed.is_multicast
+
+
+def is_named(address: str) -> bool:
+    """Whether the operator said that the provider may lie there."""
+    return any(_parsed(address) in network for network in settings.OIDC_PRIVATE_NETWORKS)
 
 
 class _GuardedHTTP(HTTPConnection):

@@ -11,6 +11,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from instances.gateway.upstream import Endpoint
+from portal.lib import variables
+
+SHORTEST_KEY = 32
 
 
 class CannotStart(Exception):
@@ -63,16 +66,12 @@ class Config:
 
 def _text(env: Mapping[str, str], name: str, default: str = "") -> str:
     """Return the variable, else what the file named by `<name>_FILE` or lying under the state's secrets/ holds."""
-    path = env.get(f"{name}_FILE", "")
     state = env.get("BEAMPORT_STATE", "")
-    if not path and name not in env and state and (Path(state) / "secrets" / name.lower()).is_file():
-        path = str(Path(state) / "secrets" / name.lower())
-    if path:
-        try:
-            return Path(path).read_text().strip()
-        except OSError as error:
-            raise CannotStart(f"{name}_FILE names {path}, which cannot be read: {error.strerror}.") from error
-    value = env.get(name, default).strip()
+    try:
+        found = variables.read(name, env, Path(state) / "secrets" if state else None)
+    except variables.BadVariable as error:
+        raise CannotStart(str(error)) from error
+    value = (default if found is None else found).strip()
     if not value:
         raise CannotStart(f"{name} is not set. Set it, or {name}_FILE with the path of a file that holds it.")
     return value
@@ -100,6 +99,21 @@ def _listen(text: str, demo: bool) -> tuple[tuple[str, int], ...]:
     return tuple(addresses)
 
 
+def _refuse_unsafe(config: Config) -> None:
+    """What the portal's own checks say of their settings, said of ours: outside the demo nothing unsafe starts."""
+    portal, apps = config.portal_host, config.apps_domain.rsplit(":", 1)[0]
+    keys = {"GATEWAY_TOKEN": config.token, "INSTANCE_KEY": config.instance_key.decode(errors="replace")}
+    if config.scheme != "https":
+        raise CannotStart("PORTAL_URL is not https. BEAMPORT_DEMO=1 permits that for a trial on loopback.")
+    if f".{portal}".endswith(f".{apps}"):
+        raise CannotStart(f"APPS_DOMAIN {apps} holds the portal itself. Give it a domain of its own.")
+    for name, key in keys.items():
+        if len(key) < SHORTEST_KEY:
+            raise CannotStart(f"{name} is shorter than {SHORTEST_KEY} characters: openssl rand -base64 48 makes one.")
+    if len(set(keys.values())) < len(keys):
+        raise CannotStart(f"{' and '.join(keys)} are the same. Make each of them anew.")
+
+
 def _endpoint(env: Mapping[str, str], name: str) -> Endpoint:
     try:
         return Endpoint.parse(_text(env, name))
@@ -123,8 +137,9 @@ def read(env: Mapping[str, str] | None = None) -> Config:
     except ValueError as error:
         raise CannotStart(f"GATEWAY_TRUSTED_PROXIES: {error}.") from None
     default = Limits()
-    return Config(
-        listen=_listen(_text(env, "GATEWAY_LISTEN"), env.get("BEAMPORT_DEMO", "") == "1"),
+    demo = env.get("BEAMPORT_DEMO", "") == "1"
+    config = Config(
+        listen=_listen(_text(env, "GATEWAY_LISTEN"), demo),
         portal_url=portal_url,
         apps_domain=_text(env, "APPS_DOMAIN", f"apps.{parts.netloc}").lower(),
         web=_endpoint(env, "WEB_UPSTREAM"),
@@ -140,3 +155,6 @@ def read(env: Mapping[str, str] | None = None) -> Config:
             drain=_number(env, "GATEWAY_DRAIN_SECONDS", default.drain),
         ),
     )
+    if not demo:
+        _refuse_unsafe(config)
+    return config

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from portal.embedded.people import CannotStart, Person, closed_to, make_folder, ourselves
+from portal.lib import variables
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECRETS = ("secret_key", "instance_key", "gateway_token", "deployment_id", "oidc_client_secret")
@@ -128,13 +129,10 @@ class State:
 
     def secret(self, name: str) -> str:
         """What the operator gave by `<NAME>` or `<NAME>_FILE`, else what was made once under secrets/."""
-        if given := os.environ.get(name.upper()):
-            return given
-        path = Path(os.environ.get(f"{name.upper()}_FILE") or self.secrets / name)
         try:
-            return path.read_text().strip()
-        except OSError as error:
-            raise CannotStart(f"Cannot read {path}: {error.strerror}.") from error
+            return variables.read(name.upper(), os.environ, self.secrets) or ""
+        except variables.BadVariable as error:
+            raise CannotStart(str(error)) from error
 
 
 def _write(path: Path, text: str, owner: Person) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 import time
@@ -174,6 +175,16 @@ def test_private_addresses_are_none_of_a_providers(address: str) -> None:
 @pytest.mark.parametrize("address", ["83.97.93.30", "2001:798:3::1e"])
 def test_public_addresses_are(address: str) -> None:
     assert http.is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "named"),
+    [("10.1.2.3", True), ("::ffff:10.1.2.3", True), ("10.2.0.1", False), ("127.0.0.1", False), ("fd00::1", True)],
+)
+def test_the_operator_may_name_networks_that_hold_the_provider(address: str, named: bool, settings: Any) -> None:
+    settings.OIDC_PRIVATE_NETWORKS = [ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd00::/8")]
+    assert not http.is_public(address)
+    assert http.is_named(address) == named
 
 
 def test_a_name_that_leads_to_a_private_address_is_refused_before_a_byte_is_sent(

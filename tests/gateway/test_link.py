@@ -328,6 +328,8 @@ def test_secrets_may_lie_in_files(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("from-a-file\n")
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "instance_key").write_text("from-the-state\n")
+    for name in ("token", "secrets/instance_key"):
+        (tmp_path / name).chmod(0o600)
     env = {name: value for name, value in GOOD.items() if name not in ("GATEWAY_TOKEN", "INSTANCE_KEY")}
     config = read({**env, "GATEWAY_TOKEN_FILE": str(tmp_path / "token"), "BEAMPORT_STATE": str(tmp_path)})
     assert (config.token, config.instance_key) == ("from-a-file", b"from-the-state")
@@ -343,7 +345,7 @@ def test_secrets_may_lie_in_files(tmp_path: Path) -> None:
         ({"PORTAL_URL": "localhost:8000"}, "PORTAL_URL"),
         ({"PORTAL_URL": "http://localhost/x"}, "PORTAL_URL"),
         ({"GATEWAY_TOKEN": ""}, "GATEWAY_TOKEN"),
-        ({"GATEWAY_TOKEN_FILE": "/nowhere"}, "/nowhere"),
+        ({"GATEWAY_TOKEN_FILE": "/nowhere"}, "both set"),
         ({"WEB_UPSTREAM": "web"}, "WEB_UPSTREAM"),
         ({"GATEWAY_CONNECTIONS": "many"}, "GATEWAY_CONNECTIONS"),
         ({"GATEWAY_TRUSTED_PROXIES": "x"}, "GATEWAY_TRUSTED_PROXIES"),
@@ -352,6 +354,37 @@ def test_secrets_may_lie_in_files(tmp_path: Path) -> None:
 def test_a_wrong_value_stops_the_start_with_a_sentence(change: dict[str, str], word: str) -> None:
     with pytest.raises(CannotStart, match=word):
         read(GOOD | change)
+
+
+PRODUCTION = {
+    **GOOD,
+    "BEAMPORT_DEMO": "0",
+    "GATEWAY_LISTEN": "0.0.0.0:443",
+    "PORTAL_URL": "https://portal.example",
+    "APPS_DOMAIN": "apps-example.net",
+    "GATEWAY_TOKEN": "t" * 48,
+    "INSTANCE_KEY": "k" * 48,
+}
+
+
+def test_production_settings_are_taken() -> None:
+    assert read(PRODUCTION).scheme == "https"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"PORTAL_URL": "http://portal.example"}, "PORTAL_URL is not https"),
+        ({"APPS_DOMAIN": "portal.example"}, "APPS_DOMAIN"),
+        ({"APPS_DOMAIN": "example:8443"}, "APPS_DOMAIN"),
+        ({"GATEWAY_TOKEN": "t" * 31}, "GATEWAY_TOKEN is shorter"),
+        ({"INSTANCE_KEY": "k" * 31}, "INSTANCE_KEY is shorter"),
+        ({"INSTANCE_KEY": "t" * 48}, "are the same"),
+    ],
+)
+def test_outside_the_demo_nothing_unsafe_starts(change: dict[str, str], word: str) -> None:
+    with pytest.raises(CannotStart, match=word):
+        read(PRODUCTION | change)
 
 
 def test_a_taken_port_is_said_with_what_to_do(gateway: Harness) -> None:

@@ -31,6 +31,7 @@ from instances.providers.local import bubblewrap, cgroups
 from instances.providers.local.machines import Machines
 from instances.providers.local.store import FIRST_UID, Store
 from instances.providers.local.wire import LONGEST, pack_error, refusal
+from portal.lib import variables
 
 log = logging.getLogger("beamport.supervisor")
 
@@ -40,6 +41,7 @@ OPERATIONS = (
 )
 #: bytes that stay free on the disk of the state folder
 RESERVE = 256 * 2**20
+SHORTEST_KEY = 32
 _LOOK_AFTER = 1.0
 _HEARTBEAT = 5.0
 
@@ -57,10 +59,9 @@ class Settings:
     @classmethod
     def read(cls, environment: dict[str, str]) -> Settings:
         state = Path(environment.get("BEAMPORT_STATE") or "/var/lib/beamport").absolute()
-        given = environment.get("INSTANCE_KEY", "")
-        if not given:
-            path = Path(environment.get("INSTANCE_KEY_FILE") or state / "secrets" / "instance_key")
-            given = path.read_text()
+        given = variables.read("INSTANCE_KEY", environment, state / "secrets") or ""
+        if len(given) < SHORTEST_KEY:
+            raise ValueError("INSTANCE_KEY is not set, or shorter than 32 characters: set INSTANCE_KEY_FILE.")
         every = float(environment.get("DISK_COUNT_SECONDS") or 60)
         portal, gateway = _number(environment, "PORTAL_UID"), _number(environment, "GATEWAY_GID")
         return cls(state, given.strip().encode(), portal, gateway, every)
@@ -242,6 +243,10 @@ def main(argv: list[str] | None = None) -> int:
             print(bubblewrap.find(uid, state / "cache" / "bubblewrap").describe())
             return 0
         settings = Settings.read(dict(os.environ))
+        if os.geteuid() != 0 and os.environ.get("BEAMPORT_DEMO") != "1":
+            raise ValueError(
+                "outside the demo it runs as root, so that each session gets a uid that is not the portal's"
+            )
         if os.getpid() != os.getsid(0):
             with contextlib.suppress(PermissionError):  # a group's leader already: its shell is what ends it
                 os.setsid()

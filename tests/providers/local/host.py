@@ -81,6 +81,7 @@ class Host:
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "BEAMPORT_STATE": str(self.state),
                 "INSTANCE_KEY": KEY,
+                "BEAMPORT_DEMO": "1",  # it may run as a plain user
             }
             | self.variables,
             cwd=self.state,
