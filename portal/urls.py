@@ -5,9 +5,9 @@ from __future__ import annotations
 from django.urls import include, path
 from drf_spectacular.views import SpectacularJSONAPIView
 
-import auth.urls
-import experiments.urls
-import instances.urls
+from auth import urls as account_urls
+from experiments import urls as experiment_urls
+from instances import urls as instance_urls
 from portal import health, views
 
 urlpatterns = [
@@ -18,9 +18,9 @@ urlpatterns = [
     path("", include("instances.urls")),
     path("", include("experiments.urls")),
     path("api/v1/openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
-    path("api/v1/", include((auth.urls.api_urlpatterns, "accounts-api"))),
-    path("api/v1/", include((experiments.urls.api_urlpatterns, "experiments-api"))),
-    path("api/v1/", include((instances.urls.api_urlpatterns, "instances-api"))),
+    path("api/v1/", include((account_urls.api_urlpatterns, "accounts-api"))),
+    path("api/v1/", include((experiment_urls.api_urlpatterns, "experiments-api"))),
+    path("api/v1/", include((instance_urls.api_urlpatterns, "instances-api"))),
 ]
 
 handler400 = "portal.views.bad_request"
