@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.template import TemplateDoesNotExist
 from django.template.loader import select_template
 from django.urls import reverse
-from django.views.decorators.http import require_GET, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from auth import access, providers, roles, services
 from auth.models import Session, User
@@ -19,7 +19,7 @@ from portal import audit
 from portal.lib.errors import NotFound
 
 
-@require_GET
+@require_safe
 def sign_in(request: HttpRequest) -> HttpResponse:
     """A page with a button for each provider; a GET stores nothing and goes nowhere."""
     wanted = safe_next(request.GET.get("next"))

@@ -70,10 +70,9 @@ def proposal(request: HttpRequest, facility: str, identifier: str) -> HttpRespon
     return _render(request, page_of.Found(seen, ""))
 
 
+@require_safe
 def availability(request: HttpRequest, pid: str) -> HttpResponse:
     """For search portals: 200 when everybody may open the data, else 404; who asks plays no part."""
-    if request.method not in ("GET", "HEAD"):
-        return HttpResponse(status=405, headers={"Allow": "GET, HEAD"})
     parsed = parse_pid(pid)
     available = parsed is not None and page_of.is_available(parsed)
     return JsonResponse(

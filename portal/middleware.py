@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import structlog
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 
 from portal import audit
-from portal.lib.errors import BadRequest, Forbidden, PortalError
+from portal.lib.errors import BadRequest, Forbidden, MethodNotAllowed, PortalError
 from portal.problems import respond
 
 log = structlog.get_logger("portal.request")
@@ -121,13 +121,19 @@ class FetchMetadataGate:
 
 
 class Problems:
-    """Answer a PortalError that a view raised: a page for people, problem+json for programs."""
+    """Answer a PortalError that a view raised, and a method that it does not know: a page for people, problem+json
+    for programs."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        return self.get_response(request)
+        response = self.get_response(request)
+        if isinstance(response, HttpResponseNotAllowed):  # Django's own, which is empty
+            allowed = response.headers["Allow"]
+            response = respond(request, MethodNotAllowed())
+            response.headers["Allow"] = allowed
+        return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         return respond(request, error) if isinstance(error, PortalError) else None

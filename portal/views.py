@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from portal.lib.errors import BadRequest, Forbidden, NotFound, PortalError
+from portal.lib.errors import BadRequest, Forbidden, NotFound, PortalError, TooLarge
 from portal.problems import respond
 
 
@@ -16,7 +17,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return respond(request, BadRequest())
+    return respond(request, TooLarge() if isinstance(exception, RequestDataTooBig) else BadRequest())
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:

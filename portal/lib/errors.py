@@ -52,6 +52,18 @@ class BadRequest(PortalError):
     next_step = "Go back and correct it."
 
 
+class MethodNotAllowed(PortalError):
+    code, status, blame = "method-not-allowed", 405, Blame.USER
+    message = "This address cannot be asked in this way."
+    next_step = "Go back to the page that led here and use its buttons."
+
+
+class TooLarge(PortalError):
+    code, status, blame = "too-large", 413, Blame.USER
+    message = "This is more than the portal reads at once."
+    next_step = "Go back and send less."
+
+
 class Conflict(PortalError):
     code, status, blame = "conflict", 409, Blame.USER
     message = "This cannot be done right now."
