@@ -201,6 +201,7 @@ STATICFILES_DIRS = [BASE_DIR / "portal" / "static", BASE_DIR / "frontend" / "sta
 )
 STATICFILES_DIRS = [entry for entry in STATICFILES_DIRS if isinstance(entry, tuple) or entry.is_dir()]
 WHITENOISE_USE_FINDERS = True
+WHITENOISE_ALLOW_ALL_ORIGINS = False
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
 
