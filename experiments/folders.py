@@ -13,7 +13,7 @@ from experiments.models import Dataset
 from experiments.records import Records, Row
 
 
-def check(records: Records, look: bool) -> None:
+def check(records: Records, look: bool, *, open_runs: bool = True) -> None:
     """Work out each dataset's folder; look whether it is there, how much it holds, and open EuXFEL runs once."""
     template = records.facility.get("data_path_template")
     if template is None:
@@ -25,11 +25,11 @@ def check(records: Records, look: bool) -> None:
             try:
                 folder = _folder(records, template, proposal, experiment, dataset)
             except BadDataPath as error:
-                records.problems.append(f"{dataset.where}.path: {error.message}")
+                records.problems.append(f"{dataset.where.column('path')}: {error.message}")
                 continue
             if look and _measure(records, dataset, folder) and dataset["format"] == Dataset.Format.EUXFEL:
                 runs[folder] = dataset
-    if runs and not records.problems:
+    if runs and open_runs and not records.problems:
         _open_runs(records, runs)
 
 

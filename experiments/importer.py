@@ -1,8 +1,8 @@
-"""Load an import file: all of it or nothing, again without change, vanished rows kept as removed."""
+"""Load an import file or folder: all of it or nothing, again without change, vanished rows kept as removed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from django.db import DatabaseError, transaction
 from django.db.models import Model, Q
 
 from auth.models import Facility, Person
-from experiments import folders
+from experiments import folders, tables
 from experiments.errors import ImportRefused
 from experiments.models import Cycle, Dataset, Experiment, Instrument, Proposal, TeamMember
-from experiments.records import Records, Row, parse, read_file
+from experiments.records import Place, Records, Row, parse, read_file
 from portal.lib import clock
 
 #: a file that lacks more than this share of the known experiments is taken for a broken export
@@ -30,6 +30,8 @@ class Report:
     created: dict[str, int] = field(default_factory=dict)
     updated: dict[str, int] = field(default_factory=dict)
     removed: int = 0
+    #: what the source no longer names, and what becomes of it
+    vanished: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -40,19 +42,36 @@ class Report:
         return ", ".join(parts) or "nothing changed"
 
 
-def import_file(path: Path, **options: bool) -> Report:
-    return load(read_file(path), **options)
+def import_path(path: Path, **options: Any) -> Report:
+    """Import a JSON file, or a folder of CSV files."""
+    if not path.is_dir():
+        return load(read_file(path), **options)
+    source = tables.read_folder(path)
+    return load(source.data, problems=source.problems, warnings=source.warnings, **options)
 
 
-def load(data: Any, *, look_at_folders: bool = True, remove_many: bool = False) -> Report:
-    """Check everything, then write it in one transaction; raises ImportRefused with every bad row."""
+def load(
+    data: Any,
+    *,
+    problems: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+    look_at_folders: bool = True,
+    remove_many: bool = False,
+    dry_run: bool = False,
+) -> Report:
+    """Check everything, then write it in one transaction; raises ImportRefused with every bad row.
+
+    `problems` and `warnings` are what the reader of the source has found. A dry run does all of it and takes it back.
+    """
     records = parse(data, _known_zone(data))
+    records.problems[:0], records.warnings[:0] = problems, warnings
     records.refuse_if_bad()
-    folders.check(records, look_at_folders)
+    folders.check(records, look_at_folders, open_runs=not dry_run)
     records.refuse_if_bad()
     try:
         with transaction.atomic():
             report = _Import(records, remove_many).run()
+            transaction.set_rollback(dry_run)
     except DatabaseError as error:
         raise ImportRefused([f"the database refused a row: {str(error).splitlines()[0]}"]) from error
     report.warnings = records.warnings
@@ -156,16 +175,16 @@ class _Import:
         for _, experiment in self.records.experiments():
             place = experiment.where
             if experiment["instrument"] not in self.instruments:
-                problems.append(f"{place}.instrument: {experiment['instrument']!r} is no known instrument")
+                problems.append(f"{place.column('instrument')}: {experiment['instrument']!r} is no known instrument")
             if experiment["cycle"] is not None and experiment["cycle"] not in self.cycles:
-                problems.append(f"{place}.cycle: {experiment['cycle']!r} is no known cycle")
+                problems.append(f"{place.column('cycle')}: {experiment['cycle']!r} is no known cycle")
             for person in experiment.team:
                 if person not in self.persons:
-                    problems.append(f"{place}.team: {person!r} is no known person")
+                    problems.append(f"{place.column('team')}: {person!r} is no known person")
         for proposal in self.records.proposals:
             for person in proposal.team:
                 if person not in self.persons and not proposal.inner:
-                    problems.append(f"{proposal.where}.team: {person!r} is no known person")
+                    problems.append(f"{proposal.where.column('team')}: {person!r} is no known person")
 
     def _check_identifiers(self) -> None:
         """An identifier that another row of the database carries would make its landing page ambiguous."""
@@ -191,8 +210,8 @@ class _Import:
         """Tell whether this very file gives that proposal another identifier."""
         return facility == self.facility.pk and any(row["identifier"] == identifier for row in self.records.proposals)
 
-    def _taken(self, where: str, by: Proposal | Experiment) -> None:
-        self.records.problems.append(f"{where}.pid: {by.pid!r} belongs to another record already")
+    def _taken(self, where: Place, by: Proposal | Experiment) -> None:
+        self.records.problems.append(f"{where.column('pid')}: {by.pid!r} belongs to another record already")
 
     def _proposals(self) -> dict[str, Proposal]:
         known = {row.identifier: row for row in Proposal.objects.filter(facility=self.facility)}
@@ -225,7 +244,7 @@ class _Import:
         """Hide what vanished from the source: never deleted, an instance may hang on it."""
         named = {(proposals[p["identifier"]].pk, e["id"]) for p, e in self.records.experiments()}
         alive = [row for row in experiments.values() if row.removed_at is None]
-        gone = [row.pk for row in alive if (row.proposal_id, row.external_id) not in named]
+        gone = [row for row in alive if (row.proposal_id, row.external_id) not in named]
         if len(gone) > FEW and len(gone) > MOST_REMOVED * len(alive) and not self.remove_many:
             raise ImportRefused(
                 [
@@ -233,13 +252,13 @@ class _Import:
                     "import it with --remove-many"
                 ]
             )
-        Experiment.objects.filter(pk__in=gone).update(removed_at=self.now, updated_at=self.now)
+        Experiment.objects.filter(pk__in=[row.pk for row in gone]).update(removed_at=self.now, updated_at=self.now)
         present = {row["identifier"] for row in self.records.proposals}
-        lost = [row.pk for identifier, row in proposals.items() if identifier not in present]
-        Proposal.objects.filter(pk__in=lost, withdrawn_at__isnull=True).update(
-            withdrawn_at=self.now, updated_at=self.now
-        )
+        lost = [row for identifier, row in proposals.items() if identifier not in present and row.withdrawn_at is None]
+        Proposal.objects.filter(pk__in=[row.pk for row in lost]).update(withdrawn_at=self.now, updated_at=self.now)
         self.report.removed = len(gone)
+        self.report.vanished = [f"experiment {row.external_id} is not there any more: hidden" for row in gone]
+        self.report.vanished += [f"proposal {row.identifier} is not there any more: withdrawn" for row in lost]
 
     def _named(self, experiments: dict[tuple[int, str], Experiment]) -> Iterable[tuple[Row, Experiment]]:
         by_number = {row.pk: row.identifier for row in Proposal.objects.filter(facility=self.facility)}

@@ -1,4 +1,4 @@
-"""The JSON import format: from a parsed file to rows, with every fault named by its place."""
+"""The import format: from what a file says to rows, with every fault named by its place."""
 
 from __future__ import annotations
 
@@ -19,11 +19,27 @@ from experiments.pids import canonical
 MOST_PROBLEMS = 1000
 
 
+class Place(str):
+    """Where a row stands, in the words that find it again."""
+
+    def column(self, name: str) -> str:
+        """Return the place of one of the row's values."""
+        return f"{self}.{name}"
+
+
+class Placed(dict[str, Any]):
+    """A row that brings its place along, because it comes from a line of a file of its own."""
+
+    def __init__(self, place: Place, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.place = place
+
+
 @dataclass
 class Row:
     """One row: where it stood, and what it says; `inner` holds the rows below it."""
 
-    where: str
+    where: Place
     values: dict[str, Any]
     team: list[str] = field(default_factory=list)
     inner: list[Row] = field(default_factory=list)
@@ -176,14 +192,20 @@ def parse(data: Any, zone: str = "Europe/Berlin") -> Records:
         records.problems.append("the file must hold an object with `facility` and `proposals`")
         return records
     reader = _Reader(records, {})
-    records.facility = reader.values(data.get("facility"), "facility", FACILITY, only_given=True)
+    facility = data.get("facility")
+    place = _place(facility, "facility")
+    records.facility = reader.values(facility, place, FACILITY, only_given=True)
     records.zone = records.facility.get("time_zone", zone)
     reader.columns = _columns(records.zone)
-    reader.unknown(data, "", ("facility", *TABLES))
+    reader.unknown(data, Place(), ("facility", *TABLES))
     for table in TABLES:
         setattr(records, table, reader.table(data.get(table), table, required=table == "proposals"))
     _check_twice(records)
     return records
+
+
+def _place(row: Any, otherwise: str) -> Place:
+    return row.place if isinstance(row, Placed) else Place(otherwise)
 
 
 class _Reader:
@@ -193,13 +215,13 @@ class _Reader:
     def problem(self, where: str, reason: str) -> None:
         self.records.problems.append(f"{where}: {reason}")
 
-    def unknown(self, row: Mapping[str, Any], where: str, known: tuple[str, ...]) -> None:
+    def unknown(self, row: Mapping[str, Any], where: Place, known: tuple[str, ...]) -> None:
         for name in row:
             if name not in known:
-                place = f"{where}.{name[:60]}" if where else name[:60]
+                place = where.column(name[:60]) if where else name[:60]
                 self.records.warnings.append(f"{place}: is not known and was passed over")
 
-    def values(self, row: Any, where: str, columns: dict[str, Column], *, only_given: bool = False) -> dict[str, Any]:
+    def values(self, row: Any, where: Place, columns: dict[str, Column], *, only_given: bool = False) -> dict[str, Any]:
         if not isinstance(row, dict):
             self.problem(where, "must be an object")
             return {}
@@ -210,14 +232,14 @@ class _Reader:
                 given = None
             if given is None:
                 if column.required:
-                    self.problem(f"{where}.{name}", "is missing")
+                    self.problem(where.column(name), "is missing")
                 if not only_given:
                     found[name] = column.empty
                 continue
             try:
                 found[name] = column.read(given)
             except ValueError as error:
-                self.problem(f"{where}.{name}", str(error))
+                self.problem(where.column(name), str(error))
         return found
 
     def table(self, rows: Any, where: str, kind: str = "", *, required: bool = False) -> list[Row]:
@@ -227,9 +249,9 @@ class _Reader:
         if not isinstance(rows, list):
             self.problem(where, "must be a list")
             return []
-        return [self.row(row, f"{where}[{number}]", kind) for number, row in enumerate(rows)]
+        return [self.row(row, _place(row, f"{where}[{number}]"), kind) for number, row in enumerate(rows)]
 
-    def row(self, row: Any, where: str, kind: str) -> Row:
+    def row(self, row: Any, where: Place, kind: str) -> Row:
         columns = self.columns[kind]
         found = Row(where, self.values(row, where, columns))
         if not isinstance(row, dict):
@@ -252,9 +274,9 @@ class _Reader:
         """What a row must not say: an end before the start, and a release of what never opens."""
         start, end = row.values.get("start_at"), row.values.get("end_at")
         if start and end and end < start:
-            self.problem(f"{row.where}.end_at", "lies before start_at")
+            self.problem(row.where.column("end_at"), "lies before start_at")
         if row.values.get("release_policy") == Proposal.ReleasePolicy.NEVER and row.values.get("released_at"):
-            self.problem(f"{row.where}.released_at", "is set, but release_policy is never")
+            self.problem(row.where.column("released_at"), "is set, but release_policy is never")
         if kind in ("proposals", "experiments"):
             row.values["pid_norm"] = canonical(row.values["pid"]) if row.values.get("pid") else None
 
@@ -278,7 +300,7 @@ class _Reader:
         if not isinstance(given, list):
             self.problem(where, "must be a list of objects with a name")
             return []
-        rows = [self.values(row, f"{where}[{number}]", CREATOR) for number, row in enumerate(given)]
+        rows = [self.values(row, Place(f"{where}[{number}]"), CREATOR) for number, row in enumerate(given)]
         return [{name: value for name, value in row.items() if value} for row in rows]
 
 
@@ -300,6 +322,6 @@ def _twice(records: Records, rows: list[Row], key: str, shown: str = "") -> None
     for row in rows:
         value = row.values.get(key)
         if value and value in seen:
-            records.problems.append(f"{row.where}.{shown or key}: {value!r} is also in {seen[value]}")
+            records.problems.append(f"{row.where.column(shown or key)}: {value!r} is also in {seen[value]}")
         elif value:
             seen[value] = row.where

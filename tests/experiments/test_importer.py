@@ -16,7 +16,7 @@ from django.core.management import CommandError, call_command
 from auth.models import Facility, Person
 from experiments import euxfel
 from experiments.errors import ImportRefused
-from experiments.importer import import_file, load
+from experiments.importer import import_path, load
 from experiments.models import Cycle, Dataset, Experiment, Instrument, Proposal, TeamMember
 from tests.factories.auth import UserFactory
 from tests.factories.experiments import ProposalFactory
@@ -248,7 +248,7 @@ class TestBadFiles:
         path = tmp_path / "broken.json"
         path.write_bytes(content)
         with pytest.raises(ImportRefused) as caught:
-            import_file(path)
+            import_path(path)
         assert reason in str(caught.value)
 
     def test_the_command_says_what_was_wrong_and_what_was_done(
