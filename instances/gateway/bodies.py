@@ -8,8 +8,10 @@ from typing import Protocol
 TRAILER_LIMIT = 8 * 1024
 #: characters that may stand in a line of a head or of trailers
 TEXT = bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100)) + b"\t"
-_CHUNK_DIGITS = 16
+#: no back end counts a chunk's size past 63 bits
+_CHUNK_DIGITS = 15
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,%d}" % _CHUNK_DIGITS)
+_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
 
 
 class Refused(Exception):
@@ -150,7 +152,7 @@ class ChunkedBody:
 
     def _drop_trailer(self, text: bytes, out: list[bytes]) -> None:
         self._trailer += len(text) + 2
-        if self._trailer > TRAILER_LIMIT or text.translate(None, TEXT):
+        if self._trailer > TRAILER_LIMIT or (text and not _TRAILER.fullmatch(text)):
             raise Refused(self._status, "bad trailer")
         if not text:
             self.done = True

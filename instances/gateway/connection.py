@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING
 
 from instances.gateway import pages
 from instances.gateway.bodies import Refused
-from instances.gateway.http1 import HEAD_LIMIT, Request, check_first_line, head_end, parse_request
+from instances.gateway.headers import Tossed
+from instances.gateway.http1 import FIELD_LIMIT, HEAD_LIMIT, Request, check_first_line, head_end, parse_request
+from instances.gateway.tunnel import vanished
 
 if TYPE_CHECKING:
     from instances.gateway.exchange import Exchange
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 WRITE_LIMIT = 128 * 1024
 _LINGER_SECONDS = 2.0
+_COOKIE = re.compile(rb"\r\ncookie:[^\r\n]*", re.IGNORECASE)
 
 
 class Client(asyncio.Protocol):
@@ -42,7 +46,8 @@ class Client(asyncio.Protocol):
         "tunnel",
         "write_paused",
     )
-    CONNECTING, BACK_PRESSURE, PIPELINED = 1, 2, 4
+    #: why nothing is read from the client
+    CONNECTING, BACK_PRESSURE, PIPELINED, UNREAD = 1, 2, 4, 8
     transport: asyncio.Transport
 
     def __init__(self, gateway: Gateway) -> None:
@@ -97,7 +102,10 @@ class Client(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        if self.exchange is not None and self.exchange.upstream is not None:
+        if self.paused & self.UNREAD:
+            self.resume(self.UNREAD)
+            asyncio.get_running_loop().call_soon(self._next)
+        elif self.exchange is not None and self.exchange.upstream is not None:
             self.exchange.upstream.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -126,12 +134,16 @@ class Client(asyncio.Protocol):
                 if not self._seen:
                     self._deadline = time.monotonic() + self._gateway.config.limits.head
                 self._seen = len(buffer)
+                self.resume(self.PIPELINED)
                 return
             self._seen = 0
+            head = bytes(buffer[:end])
             if end == len(buffer):
-                head, self._buffer = bytes(buffer), b""
+                self._buffer = b""
             else:
-                head, self._buffer = bytes(buffer[:end]), bytes(buffer[end:])
+                self._buffer = buffer if isinstance(buffer, bytearray) else bytearray(buffer)
+                del self._buffer[:end]  # moves nothing: requests may come by the thousand
+            buffer = head
             request = self.request = parse_request(head)
             self._gateway.handle(self, request)
         except Refused as refused:
@@ -139,15 +151,17 @@ class Client(asyncio.Protocol):
 
     def refuse(self, refused: Refused, start: bytes | bytearray = b"") -> None:
         """Answer a request that is not passed on, and close; its body is not read. `start` is what was sent."""
-        if refused.status == 431 and self.request is None:
-            answer = pages.too_large(self._gateway.on_instance_origin(start))
+        if isinstance(refused, Tossed):
+            answer = pages.tossed()
+        elif refused.status == 431 and self.request is None:
+            answer = pages.too_large(any(len(line) > FIELD_LIMIT for line in _COOKIE.findall(start)))
         else:
             answer = pages.refusal(refused.status, str(refused), self.request)
         self.answer(answer)
 
     def hold(self, data: bytes) -> None:
         """Keep what belongs to the next request (or to a tunnel that is not open yet), and read no more."""
-        self._buffer = bytes(self._buffer) + data
+        self._buffer = bytearray(self._buffer) + data if self._buffer else data
         self.pause(self.PIPELINED)
         if len(self._buffer) > HEAD_LIMIT + 262_144:
             self.abort()
@@ -173,7 +187,14 @@ class Client(asyncio.Protocol):
     # ---- answering ----
     def begin(self, exchange: Exchange) -> None:
         self.exchange = exchange
-        exchange.begin(self.take_held())
+        if not self._buffer:
+            exchange.begin(b"")
+        elif exchange.takes_body:
+            self.resume(self.PIPELINED)
+            exchange.begin(self.take_held())
+        else:
+            self.pause(self.PIPELINED)
+            exchange.begin(b"")
 
     def later(self, task: asyncio.Task[None]) -> None:
         """A decision that takes a call to the portal is under way; without one there is no answer."""
@@ -213,13 +234,18 @@ class Client(asyncio.Protocol):
         self.request = None
         if keep:
             self._deadline = time.monotonic() + self._idle
-            if self.paused:
-                self.resume_all()
-            if self._buffer:
+            wait = self.PIPELINED if self._buffer else 0
+            if self.write_paused:  # who does not read our answers gets no more of them
+                wait |= self.UNREAD
+            elif self._buffer:
                 asyncio.get_running_loop().call_soon(self._next)
+            if self.paused != wait:
+                self.pause(wait)
+                self.resume(~wait)
         elif linger:
             self._linger()
         else:
+            self._deadline = time.monotonic() + self._gateway.config.limits.stalled
             self.transport.close()
 
     def _next(self) -> None:
@@ -230,7 +256,8 @@ class Client(asyncio.Protocol):
         """Close, but not while the other side still sends: it would lose our answer (RFC 9112 §9.6)."""
         self._lingering = True
         self._buffer = b""
-        self._deadline = time.monotonic() + _LINGER_SECONDS
+        unread = self.transport.get_write_buffer_size()
+        self._deadline = time.monotonic() + (self._idle if unread else _LINGER_SECONDS)
         self.resume_all()
         if not self.transport.is_closing():
             self.transport.write_eof()
@@ -250,17 +277,24 @@ class Client(asyncio.Protocol):
         """Called each second."""
         limits = self._gateway.config.limits
         if self.tunnel is not None:
-            if self.tunnel.idle(now) > limits.tunnel_idle:
+            if self.tunnel.idle(now) > limits.tunnel_idle or self.tunnel.stuck(now) > limits.stalled:
                 self.abort()
         elif self.write_paused and now - self._stalled > limits.stalled:
             self.abort()
+        elif self.paused and vanished(self.transport):
+            self.transport.close()
         elif self.exchange is not None:
             self.exchange.check(now)
         elif now > self._deadline and self._task is None:
-            if self._seen and not self._lingering:
-                self.refuse(Refused(408, "the request did not come in time"))
-            else:
-                self.transport.abort() if self._lingering else self.transport.close()
+            self._overdue()
+
+    def _overdue(self) -> None:
+        if self._lingering or self.transport.is_closing():
+            self.transport.abort()
+        elif self._seen:
+            self.refuse(Refused(408, "the request did not come in time"))
+        else:
+            self.transport.close()
 
     def drain(self) -> None:
         """Close when idle; what is under way may end."""

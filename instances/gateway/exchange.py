@@ -37,6 +37,7 @@ class Exchange:
         "_response_body",
         "_target",
         "_task",
+        "_turn",
         "_window",
         "_window_bytes",
         "began",
@@ -65,7 +66,7 @@ class Exchange:
         self._head = head
         self._body = request.body()
         self._pending = b""
-        self._partial = b""
+        self._partial: bytes | bytearray = b""
         self._interim = 0
         self._keep = False
         self._response: Response | None = None
@@ -75,9 +76,14 @@ class Exchange:
         self.request_id = request_id
         self.grant = grant
         self.upstream: Upstream | None = None
-        self.began = self._window = time.monotonic()
+        self.began = self._window = self._turn = time.monotonic()
         self._window_bytes = 0
         self.received = self.sent = self.status = 0
+
+    @property
+    def takes_body(self) -> bool:
+        """Whether bytes of the client belong to this request."""
+        return not self._body.done
 
     # ---- towards the back end ----
     def begin(self, rest: bytes) -> None:
@@ -158,11 +164,14 @@ class Exchange:
     def _read_head(self, data: bytes) -> None:
         start = len(self._partial)
         if start:
-            data = self._partial + data
+            self._partial += data
+            if head_end(self._partial, start, status=502) < 0:
+                return
+            data, start = bytes(self._partial), 0
         while True:
             end = head_end(data, start, status=502)
             if end < 0:
-                self._partial = data
+                self._partial = bytearray(data)
                 return
             response = parse_response(data[:end], self.request.method)
             data = data[end:]
@@ -246,11 +255,11 @@ class Exchange:
         self.upstream = upstream.user = None
         early = client.take_held()
         client.tunnel = Tunnel(client.transport, upstream.transport, self._tunnel_ended)
-        if early:
-            upstream.transport.write(early)
-        if client.write_paused:
-            upstream.transport.pause_reading()
         client.resume_all()
+        if client.write_paused:
+            client.tunnel.front.pause_writing()
+        if early:  # may be more than the back end takes: its end of the tunnel pauses the client again
+            upstream.transport.write(early)
 
     def _tunnel_ended(self, tunnel: Tunnel) -> None:
         self.received += tunnel.front.count
@@ -310,13 +319,16 @@ class Exchange:
         self._client.resume(self._client.BACK_PRESSURE)
 
     def check(self, now: float) -> None:
-        """Time-outs: the response's head, and a request body that trickles."""
+        """Time-outs: a request body that trickles, and a back end that neither reads nor answers."""
         limits = self._gateway.config.limits
-        if not self._body.done:
-            if now - self._window >= limits.body_window:
-                slow = self.received - self._window_bytes < limits.body_rate * limits.body_window
-                self._window, self._window_bytes = now, self.received
-                if slow and not self._client.paused:
-                    self._fail(408)
-        elif self._response_body is None and now - max(self.began, self._window) > limits.response:
-            self._fail(504)
+        if self._body.done or self._client.paused:
+            self._window, self._window_bytes = now, self.received
+            if self._response_body is None and now - self._turn > limits.response:
+                self._fail(504)
+            return
+        self._turn = now
+        if now - self._window >= limits.body_window:
+            slow = self.received - self._window_bytes < limits.body_rate * limits.body_window
+            self._window, self._window_bytes = now, self.received
+            if slow:
+                self._fail(408)

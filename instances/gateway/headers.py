@@ -16,7 +16,16 @@ from instances.gateway.names import NOT_FROM_INSTANCES
 
 #: cookies of ours: they never reach an instance, and no instance may set them
 OURS = frozenset({b"__host-inst", b"__host-entry", b"__host-sid", b"__host-csrf"})
+#: a host as browsers take it, without what they would decode or fold into another one
+_AUTHORITY = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _COOKIE_NAME = re.compile(rb"[ \t]*([^=; \t]*)[ \t]*(?:=|$)")
+
+
+class Tossed(Refused):
+    """One of our cookies came twice: another site has set one of its name."""
+
+    def __init__(self) -> None:
+        super().__init__(400, "a cookie was sent twice")
 
 
 def cookies(header: bytes) -> tuple[dict[bytes, bytes], bytes]:
@@ -31,7 +40,7 @@ def cookies(header: bytes) -> tuple[dict[bytes, bytes], bytes]:
         key = name.strip(b" \t").lower()
         if key in OURS:
             if key in found:
-                raise Refused(400, "a cookie was sent twice")
+                raise Tossed
             found[key] = value.strip(b" \t")
         elif part.strip(b" \t"):
             others.append(part.strip(b" \t"))
@@ -107,13 +116,21 @@ def _may_redirect(location: bytes, site: bytes, portal_host: str) -> bool:
         return False
     if not parts.scheme and not parts.netloc:
         return not text.startswith("//")
-    if parts.scheme not in ("", "http", "https") or "@" in parts.netloc or not host:
+    if parts.scheme not in ("http", "https") or not _AUTHORITY.fullmatch(parts.netloc):
         return False
-    return parts.netloc.lower().encode() == site or not (host == portal_host or _local(host))
+    return parts.netloc.lower().encode() == site or not (host.rstrip(".") == portal_host or _local(host.rstrip(".")))
 
 
 def _local(host: str) -> bool:
-    return host in ("localhost", "127.0.0.1", "::1") or host.endswith(".localhost")
+    """Whether a browser would look for this host on the reader's own machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:  # a number in another notation is an address too
+        return host.rpartition(".")[2][:1].isdigit()
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_loopback or mapped.is_unspecified or mapped.is_link_local)
 
 
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]

@@ -27,6 +27,8 @@ Fields = list[tuple[bytes, bytes]]
 _REQUEST_LINE = re.compile(rb'([A-Z]{1,20}) (/[!"$-~]*|\*) HTTP/1\.([01])')
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*)?")
 _BARE_FEED = re.compile(rb"(?<!\r)\n")
+#: a line break that a careless back end would decode into a head of its own
+_ENCODED_BREAK = re.compile(rb"[^?]*%0[aAdD]")
 #: what in Connection is no field's name
 _OF_CONNECTION = frozenset({b"close", b"keep-alive", b"upgrade", b""})
 #: what a client may not hide from the back end by naming it in Connection
@@ -193,6 +195,13 @@ def _refuse_line(line: bytes) -> None:
     raise Refused(400, "malformed request line")
 
 
+def _check_target(method: bytes, target: bytes) -> None:
+    if target == b"*" and method != b"OPTIONS":
+        raise Refused(400, "malformed request target")
+    if _ENCODED_BREAK.match(target):
+        raise Refused(400, "line break in the path")
+
+
 def parse_request(head: bytes) -> Request:
     """Parse a complete head, blank line included."""
     match = _REQUEST_LINE.fullmatch(head, 0, head.find(b"\r\n"))
@@ -202,8 +211,8 @@ def parse_request(head: bytes) -> Request:
     method, target, minor = match.groups()
     if method not in _METHODS:
         raise Refused(405 if method == b"TRACE" else 400 if method == b"CONNECT" else 501, "method not supported")
-    if target == b"*" and method != b"OPTIONS":
-        raise Refused(400, "malformed request target")
+    if target == b"*" or b"%0" in target:
+        _check_target(method, target)
     request = Request(method, target, 1 if minor == b"1" else 0)
     fields, passed, kinds = request.fields, request.passed, names.REQUEST
     for pair in _fields(head, httptools.HttpRequestParser, 400):
@@ -239,7 +248,7 @@ def _frame_request(request: Request) -> None:
     connection = fields.get(b"connection")
     if connection is not None:
         words = tokens(connection)
-        request.keep_alive = b"close" not in words if request.minor else b"keep-alive" in words
+        request.keep_alive = b"close" not in words and bool(request.minor or b"keep-alive" in words)
         named = words - _OF_CONNECTION
         if named:
             if not named.isdisjoint(_END_TO_END):
@@ -309,13 +318,16 @@ def parse_response(head: bytes, method: bytes) -> Response:
             fields[kind] = pair[1].strip(b" \t") if kind not in fields else _again(fields, kind, pair[1], 502)
     response.length, response.chunked = _length(fields, response.minor, 502)
     response.bodyless = method == b"HEAD" or response.status < 200 or response.status in (204, 304)
-    response.upgrade = fields.get(b"upgrade", b"").lower()
     connection = fields.get(b"connection")
     if connection is not None:
         words = tokens(connection)
         response.keep_alive = b"close" not in words and bool(response.minor or b"keep-alive" in words)
+        if b"upgrade" in words:
+            response.upgrade = fields.get(b"upgrade", b"").lower()
         if named := words - _OF_CONNECTION:
             response.passed = _without(passed, named)
+    if response.status == 204 and (response.chunked or response.length):
+        response.keep_alive = False  # whether a body follows cannot be known
     return response
 
 

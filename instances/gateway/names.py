@@ -66,9 +66,6 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"
 _RESPONSE_HOP_BY_HOP = frozenset(
     {
         b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-connection",
         b"te",
         b"trailer",
         b"server",
@@ -83,6 +80,7 @@ NOT_FROM_INSTANCES = frozenset(
         b"public-key-pins",
         b"alt-svc",
         b"refresh",
+        b"www-authenticate",  # Authorization never reaches an instance: it could only ask people for a password
     }
 )
 _LIMIT = 2000
@@ -117,7 +115,7 @@ def _of_request(name: bytes) -> bytes:
 def _of_response(name: bytes) -> bytes:
     if name in _FRAMING:
         return name
-    if name in _RESPONSE_HOP_BY_HOP:
+    if name in _RESPONSE_HOP_BY_HOP or name.startswith(b"proxy-"):
         return DROP
     return CHECK if name in NOT_FROM_INSTANCES or name in (b"set-cookie", b"location") else PASS
 

@@ -146,12 +146,19 @@ def unsupported(portal_url: str) -> Answer:
     )
 
 
-def too_large(clear_cookies: bool) -> Answer:
-    """Too many or too large header fields; on an instance's origin that is mostly cookies from elsewhere."""
-    hint = "<p>The cookies of this site have been removed. Open it again.</p>" if clear_cookies else ""
-    return page(
-        431,
-        "Too many cookies or header fields",
-        f"<p>The browser sent more than can be accepted.</p>{hint}",
-        b'Clear-Site-Data: "cookies"\r\n' if clear_cookies else b"",
-    )
+_CLEAR = b'Clear-Site-Data: "cookies"\r\n'
+_CLEARED = "<p>The cookies of this site have been removed.</p>" + _link("/", "Open it again")
+
+
+def too_large(cookies: bool) -> Answer:
+    """Too many or too large header fields. Too many `cookies` come from a neighbouring site, and the browser would
+    send them for ever: it is told to drop them."""
+    sentence = "<p>The browser sent more than can be accepted.</p>"
+    if cookies:
+        return page(431, "Too many cookies", sentence + _CLEARED, _CLEAR)
+    return page(431, "Too many header fields", sentence)
+
+
+def tossed() -> Answer:
+    """A neighbouring site has set a cookie of ours: none of that name can be believed."""
+    return page(400, "A cookie was sent twice", "<p>Another site has set a cookie of this one.</p>" + _CLEARED, _CLEAR)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import resource
 import secrets
 import time
@@ -288,14 +287,6 @@ class Gateway:
         if grant is None:
             return pages.portal_away()
         return pages.not_answering(self.config.portal_url, grant.route.instance, request)
-
-    def on_instance_origin(self, start: bytes | bytearray) -> bool:
-        """Whether an unreadable request was meant for an instance: its Host field, as far as it can be seen."""
-        match = re.search(rb"\r\nhost:[ \t]*([!-~]{1,255})", bytes(start[:65_536]), re.IGNORECASE)
-        try:
-            return match is not None and self._sites.find(match.group(1))[0] is Site.INSTANCE
-        except Refused:
-            return False
 
     # ---- what the portal says ----
     def apply(self, message: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -26,10 +27,17 @@ def watch(transport: asyncio.Transport) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
 
 
+def vanished(transport: asyncio.Transport) -> bool:
+    """Whether the other side has closed, although we do not read from it and so were not told."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 class End(asyncio.Protocol):
     """One side of a tunnel: what it receives is written to the other."""
 
-    __slots__ = ("count", "peer", "transport", "tunnel", "write")
+    __slots__ = ("count", "peer", "stalled", "transport", "tunnel", "write")
 
     def __init__(self, tunnel: Tunnel, transport: asyncio.Transport, peer: asyncio.Transport) -> None:
         self.tunnel = tunnel
@@ -37,15 +45,19 @@ class End(asyncio.Protocol):
         self.peer = peer
         self.write = peer.write
         self.count = 0
+        #: since when it does not take what is for it
+        self.stalled = 0.0
 
     def data_received(self, data: bytes) -> None:
         self.write(data)
         self.count += len(data)
 
     def pause_writing(self) -> None:
+        self.stalled = time.monotonic()
         self.peer.pause_reading()
 
     def resume_writing(self) -> None:
+        self.stalled = 0.0
         self.peer.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -56,12 +68,14 @@ class End(asyncio.Protocol):
 class Tunnel:
     """Two ends, their byte counts, and since when nothing has passed."""
 
-    __slots__ = ("_before", "_on_end", "_since", "back", "front", "started")
+    __slots__ = ("_before", "_half", "_on_end", "_since", "back", "front", "started")
 
     def __init__(self, front: asyncio.Transport, back: asyncio.Transport, on_end: Callable[[Tunnel], None]) -> None:
         self.front = End(self, front, back)  # receives from the client
         self.back = End(self, back, front)  # receives from the back end
-        self._on_end: Callable[[Tunnel], None] | None = on_end
+        self._on_end = on_end
+        #: since when one end is closed and the other still has to take the last bytes
+        self._half = 0.0
         self.started = self._since = time.monotonic()
         self._before = (0, 0)
         watch(front)
@@ -80,11 +94,18 @@ class Tunnel:
     def idle(self, now: float) -> float:
         return now - self._since
 
+    def stuck(self, now: float) -> float:
+        """Return for how long an end has not taken what is for it."""
+        since = [start for start in (self.front.stalled, self.back.stalled, self._half) if start]
+        return now - min(since) if since else 0.0
+
     def abort(self) -> None:
         self.front.transport.abort()
         self.back.transport.abort()
 
     def ended(self) -> None:
-        on_end, self._on_end = self._on_end, None
-        if on_end is not None:
-            on_end(self)
+        """One end is closed. Until the other is as well the tunnel can be withdrawn."""
+        if self._half:
+            self._on_end(self)
+        else:
+            self._half = time.monotonic()
