@@ -19,6 +19,7 @@ async def _serve() -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, gateway.reception.reload_certificates)
     await gateway.start()
     gc.collect()
     gc.freeze()

@@ -31,10 +31,21 @@ class Limits:
     tunnel_idle: float = 12 * 3600.0
     body_rate: float = 100.0
     body_window: float = 60.0
+    handshake: float = 10.0
     connections: int = 20_000
+    handshakes: int = 1_000
+    half_open: int = 1_000
     per_address: int = 1_000
     per_session: int = 512
     drain: float = 2.0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate with its chain, and its key; PEM files."""
+
+    certificate: Path
+    key: Path
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,9 @@ class Config:
     instance_key: bytes
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
     limits: Limits = Limits()
+    #: our own TLS; without it plain HTTP is spoken, as behind a proxy or on one machine
+    tls: tuple[Pair, ...] = ()
+    redirect_listen: tuple[tuple[str, int], ...] = ()
 
     @cached_property
     def scheme(self) -> str:
@@ -62,6 +76,10 @@ class Config:
     @cached_property
     def portal_host(self) -> str:
         return urlsplit(self.portal_url).hostname or ""
+
+    @cached_property
+    def apps_host(self) -> str:
+        return self.apps_domain.partition(":")[0]
 
 
 def _text(env: Mapping[str, str], name: str, default: str = "") -> str:
@@ -84,7 +102,7 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
         raise CannotStart(f"{name} must be a number, not {env[name]!r}.") from None
 
 
-def _listen(text: str, demo: bool) -> tuple[tuple[str, int], ...]:
+def _listen(name: str, text: str, demo: bool) -> tuple[tuple[str, int], ...]:
     addresses = []
     for part in text.split(","):
         host, _, port = part.strip().rpartition(":")
@@ -93,7 +111,7 @@ def _listen(text: str, demo: bool) -> tuple[tuple[str, int], ...]:
             address = ipaddress.ip_address(host)
             addresses.append((host, int(port)))
         except ValueError:
-            raise CannotStart(f"GATEWAY_LISTEN must be a list of address:port, not {part!r}.") from None
+            raise CannotStart(f"{name} must be a list of address:port, not {part!r}.") from None
         if demo and not address.is_loopback:
             raise CannotStart(f"With BEAMPORT_DEMO=1 the gateway binds loopback addresses only, not {host}.")
     return tuple(addresses)
@@ -101,7 +119,7 @@ def _listen(text: str, demo: bool) -> tuple[tuple[str, int], ...]:
 
 def _refuse_unsafe(config: Config) -> None:
     """What the portal's own checks say of their settings, said of ours: outside the demo nothing unsafe starts."""
-    portal, apps = config.portal_host, config.apps_domain.rsplit(":", 1)[0]
+    portal, apps = config.portal_host, config.apps_host
     keys = {"GATEWAY_TOKEN": config.token, "INSTANCE_KEY": config.instance_key.decode(errors="replace")}
     if config.scheme != "https":
         raise CannotStart("PORTAL_URL is not https. BEAMPORT_DEMO=1 permits that for a trial on loopback.")
@@ -112,6 +130,19 @@ def _refuse_unsafe(config: Config) -> None:
             raise CannotStart(f"{name} is shorter than {SHORTEST_KEY} characters: openssl rand -base64 48 makes one.")
     if len(set(keys.values())) < len(keys):
         raise CannotStart(f"{' and '.join(keys)} are the same. Make each of them anew.")
+
+
+def _parts(env: Mapping[str, str], name: str) -> list[str]:
+    return [part.strip() for part in env.get(name, "").split(",") if part.strip()]
+
+
+def _pairs(env: Mapping[str, str], scheme: str) -> tuple[Pair, ...]:
+    certificates, keys = _parts(env, "GATEWAY_TLS_CERT_FILE"), _parts(env, "GATEWAY_TLS_KEY_FILE")
+    if len(certificates) != len(keys):
+        raise CannotStart("GATEWAY_TLS_CERT_FILE and GATEWAY_TLS_KEY_FILE must name as many files as each other.")
+    if certificates and scheme != "https":
+        raise CannotStart("With GATEWAY_TLS_CERT_FILE the gateway speaks https: PORTAL_URL must begin with https://.")
+    return tuple(Pair(Path(certificate), Path(key)) for certificate, key in zip(certificates, keys, strict=True))
 
 
 def _endpoint(env: Mapping[str, str], name: str) -> Endpoint:
@@ -129,17 +160,14 @@ def read(env: Mapping[str, str] | None = None) -> Config:
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path:
         raise CannotStart(f"PORTAL_URL must look like https://portal.example, not {portal_url!r}.")
     try:
-        proxies = tuple(
-            ipaddress.ip_network(part.strip())
-            for part in env.get("GATEWAY_TRUSTED_PROXIES", "").split(",")
-            if part.strip()
-        )
+        proxies = tuple(ipaddress.ip_network(part) for part in _parts(env, "GATEWAY_TRUSTED_PROXIES"))
     except ValueError as error:
         raise CannotStart(f"GATEWAY_TRUSTED_PROXIES: {error}.") from None
     default = Limits()
     demo = env.get("BEAMPORT_DEMO", "") == "1"
+    redirect = env.get("GATEWAY_REDIRECT_LISTEN", "").strip()
     config = Config(
-        listen=_listen(_text(env, "GATEWAY_LISTEN"), demo),
+        listen=_listen("GATEWAY_LISTEN", _text(env, "GATEWAY_LISTEN"), demo),
         portal_url=portal_url,
         apps_domain=_text(env, "APPS_DOMAIN", f"apps.{parts.netloc}").lower(),
         web=_endpoint(env, "WEB_UPSTREAM"),
@@ -147,6 +175,8 @@ def read(env: Mapping[str, str] | None = None) -> Config:
         token=_text(env, "GATEWAY_TOKEN"),
         instance_key=_text(env, "INSTANCE_KEY").encode(),
         trusted_proxies=proxies,
+        tls=_pairs(env, parts.scheme),
+        redirect_listen=_listen("GATEWAY_REDIRECT_LISTEN", redirect, demo) if redirect else (),
         limits=Limits(
             connections=int(_number(env, "GATEWAY_CONNECTIONS", default.connections)),
             per_address=int(_number(env, "GATEWAY_CONNECTIONS_PER_ADDRESS", default.per_address)),

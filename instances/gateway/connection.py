@@ -37,7 +37,6 @@ class Client(asyncio.Protocol):
         "_stalled",
         "_task",
         "address",
-        "admitted",
         "exchange",
         "paused",
         "request",
@@ -60,7 +59,6 @@ class Client(asyncio.Protocol):
         self._stalled = 0.0
         self._task: asyncio.Task[None] | None = None
         self.address = ""
-        self.admitted = False
         self.exchange: Exchange | None = None
         self.paused = 0
         self.request: Request | None = None
@@ -74,9 +72,7 @@ class Client(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else ""
         self.transport.set_write_buffer_limits(high=WRITE_LIMIT)
-        self.admitted = self._gateway.admit(self)
-        if not self.admitted:
-            self.transport.abort()
+        self._gateway.admit(self)
 
     def data_received(self, data: bytes) -> None:
         if self.exchange is not None:
@@ -259,7 +255,7 @@ class Client(asyncio.Protocol):
         unread = self.transport.get_write_buffer_size()
         self._deadline = time.monotonic() + (self._idle if unread else _LINGER_SECONDS)
         self.resume_all()
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and self.transport.can_write_eof():  # TLS has no half-closed state here
             self.transport.write_eof()
 
     def abort(self) -> None:

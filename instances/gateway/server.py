@@ -7,7 +7,7 @@ import os
 import resource
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from itertools import count
 from typing import Any
 
@@ -15,14 +15,16 @@ from instances.gateway import headers, pages
 from instances.gateway.access import Access, Ask, Grant, NotServed, NotSignedIn, Site, Sites, check_source
 from instances.gateway.bodies import Refused
 from instances.gateway.clock import Clock
-from instances.gateway.config import CannotStart, Config
+from instances.gateway.config import Config
 from instances.gateway.connection import Client
 from instances.gateway.entry import PREFIX, Entry
 from instances.gateway.exchange import Exchange
 from instances.gateway.http1 import Request, build
 from instances.gateway.link import Link
+from instances.gateway.listen import Door
 from instances.gateway.log import Log
 from instances.gateway.probes import Probes
+from instances.gateway.reception import Reception
 from instances.gateway.registry import Registry
 from instances.gateway.routes import Route, Routes
 from instances.gateway.session import Claim, Sessions
@@ -38,7 +40,7 @@ _SPARE_FILES = 200
 class Gateway:
     """All of it; one per process."""
 
-    def __init__(self, config: Config, log: Log | None = None) -> None:
+    def __init__(self, config: Config, log: Log | None = None, doors: Sequence[Door] | None = None) -> None:
         self.config = config
         self.log = log or Log()
         self.clock = Clock()
@@ -56,11 +58,9 @@ class Gateway:
         self._entry = Entry(config.portal_url, self._access, self.sessions, self.link)
         self._portal_origin = config.portal_url.encode()
         self._web = Target(("web",), config.web, b"", guarded=False)
-        self._clients: set[Client] = set()
-        self._most = config.limits.connections
-        self._per_address: dict[str, int] = {}
+        self.reception = Reception(self, doors)
+        self._clients = self.reception.clients
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._servers: list[asyncio.Server] = []
         self._id_start = secrets.token_hex(10)
         self._ids = count(1)
         self.ports: list[int] = []
@@ -68,20 +68,7 @@ class Gateway:
     # ---- life ----
     async def start(self) -> None:
         """Listen on all addresses and begin to follow the portal; raises CannotStart."""
-        self._most = min(self.config.limits.connections, _raise_file_limit(self.log))
-        loop = asyncio.get_running_loop()
-        for host, port in self.config.listen:
-            try:
-                server = await loop.create_server(lambda: Client(self), host, port, backlog=1024)
-            except OSError as error:
-                if ":" in host and self._servers and error.errno in _NO_IPV6:
-                    continue  # a machine without IPv6
-                raise CannotStart(
-                    f"Port {port} on {host} is taken or not allowed ({os.strerror(error.errno or 0)}). "
-                    "Stop what uses it, or choose another with PORT."
-                ) from error
-            self._servers.append(server)
-            self.ports.append(server.sockets[0].getsockname()[1])
+        self.ports = self.reception.open(most=min(self.config.limits.connections, _raise_file_limit(self.log)))
         self.spawn(self._tick())
         self.spawn(self.link.run())
         self.spawn(self.probes.run())
@@ -90,8 +77,7 @@ class Gateway:
     async def stop(self) -> None:
         """Take no more, let what is under way end, then close the rest."""
         self.draining = True
-        for server in self._servers:
-            server.close()
+        self.reception.close()
         for client in tuple(self._clients):
             client.drain()
         until = time.monotonic() + self.config.limits.drain
@@ -127,34 +113,18 @@ class Gateway:
             self.sessions.expire()
             self.routes.forget_old()
             self.pool.expire()
+            self.reception.check(now)
             if renewing is None or renewing.done():
                 renewing = self.spawn(self.sessions.renew_due(self.registry.holds))
             self.log.flush()
 
     # ---- connections ----
-    def admit(self, client: Client) -> bool:
-        limits = self.config.limits
-        held = self._per_address.get(client.address, 0)
-        if len(self._clients) >= self._most or self.draining:
-            return False
-        if held >= limits.per_address and not self._is_proxy(client.address):
-            return False
+    def admit(self, client: Client) -> None:
         self._clients.add(client)
-        self._per_address[client.address] = held + 1
-        return True
 
     def gone(self, client: Client) -> None:
         self.registry.release(client)
-        if client in self._clients:
-            self._clients.discard(client)
-            held = self._per_address.get(client.address, 1) - 1
-            if held:
-                self._per_address[client.address] = held
-            else:
-                self._per_address.pop(client.address, None)
-
-    def _is_proxy(self, address: str) -> bool:
-        return bool(self.config.trusted_proxies) and headers.is_within(address, self.config.trusted_proxies)
+        self.reception.gone(client)
 
     def _count_tunnel(self, client: Client, now: float) -> None:
         if client.tunnel is not None and client.session is not None:
@@ -354,9 +324,6 @@ class Gateway:
         request = client.request
         host, method, target = (request.host, request.method, request.target) if request else (b"", b"-", b"")
         self.log.request(client.address, host, method, target, status, 0, sent, 0.0, "", "")
-
-
-_NO_IPV6 = frozenset({97, 99})  # EAFNOSUPPORT, EADDRNOTAVAIL
 
 
 def _addresses(route: Route) -> dict[str, Any]:

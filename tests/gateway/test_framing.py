@@ -497,7 +497,7 @@ def test_nothing_is_left_behind_after_many_aborted_requests(opened: Opened) -> N
     assert not inner.registry._by_session
     assert not inner.registry._by_instance
     assert inner.pool._idle.keys() <= {("web",)}
-    assert len(inner._per_address) <= 1
+    assert len(inner.reception._per_address) <= 1
     assert len(inner._tasks) < 10
 
 
