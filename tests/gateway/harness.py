@@ -22,6 +22,7 @@ import uvicorn
 import uvloop
 
 from instances.gateway.config import Config, Limits
+from instances.gateway.listen import Door
 from instances.gateway.log import Log
 from instances.gateway.server import Gateway
 from instances.gateway.upstream import Endpoint
@@ -194,7 +195,8 @@ class Harness:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._servers: list[uvicorn.Server] = []
         self._backends: list[Backend] = []
-        self.port = free_port()
+        self.doors = [door()]
+        self.port = self.doors[0].port
         self.log_path = self.folder / "log"
         self.config = Config(
             listen=(("127.0.0.1", self.port),),
@@ -246,7 +248,7 @@ class Harness:
             while not server.started:
                 await asyncio.sleep(0.01)
         self._log = self.log_path.open("wb")
-        self.gateway = Gateway(self.config, Log(self._log.fileno()))
+        self.gateway = Gateway(self.config, Log(self._log.fileno()), self.doors)
         # the tests' back ends run as ourselves, like everything of a plain user
         self.gateway._may_serve = lambda uid: True  # type: ignore[method-assign]
         self.gateway.pool._may_serve = lambda uid: True
@@ -342,7 +344,7 @@ class Harness:
 
     # ---- talking to it ----
     def connect(self) -> Wire:
-        return Wire(socket.create_connection(("127.0.0.1", self.port), timeout=WAIT))
+        return Wire(socket.create_connection(("127.0.0.1", self.doors[0].port), timeout=WAIT))
 
     def get(self, path: str = "/", *, host: str | None = None, method: str = "GET", **fields: str) -> Reply:
         """One request on a connection of its own; a field's underscores become hyphens."""
@@ -465,6 +467,13 @@ class Wire:
     def closed(self) -> bool:
         """Whether the other side has closed (waits for it)."""
         return not self.more()
+
+
+def door(*, redirects: bool = False) -> Door:
+    """Listen on a port that is nobody's."""
+    sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    sock.setblocking(False)
+    return Door(sock, redirects)
 
 
 def free_port() -> int:

@@ -26,12 +26,13 @@ from tests.gateway.harness import INSTANCE_KEY, Backend, Harness, Wire, free_por
 def test_a_snapshot_brings_routes_sessions_and_keys(gateway: Harness) -> None:
     backend = gateway.instance()
     _sid, cookie = gateway.session()
-    second = Harness(internal=gateway.config.internal, web=gateway.config.web)
-    second.port, second.config = gateway.port, second.config
-    with second:
+    ours = {name: getattr(gateway.config, name) for name in ("internal", "web", "portal_url", "apps_domain")}
+    with Harness(**ours) as second:
+        second.port = gateway.port  # the names are the same, the address is its own
         reply = second.get(host=second.host(), Cookie=cookie, Sec_Fetch_Site="same-origin")
     assert reply.status == 200
     assert len(backend.heads) == 1
+    assert "GET" not in gateway.log
 
 
 def test_a_lost_stream_comes_back_with_a_snapshot(gateway: Harness) -> None:
