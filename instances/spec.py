@@ -124,4 +124,5 @@ def _run(experiment: Experiment) -> welcome.RunInfo:
         run=experiment.run_number,
         title=str(experiment),
         path=data_target(experiment) if _paths(experiment) else "",
+        format=min(((dataset.pk, dataset.format) for dataset in experiment.datasets.all()), default=(0, ""))[1],
     )

@@ -11,12 +11,13 @@ from typing import Any
 @dataclass(frozen=True)
 class RunInfo:
     """One chosen run: its proposal, number (None = the facility counts otherwise), title and folder in the instance,
-    empty where the catalogue knows a run whose files do not lie here."""
+    empty where the catalogue knows a run whose files do not lie here; `format` as datasets name it."""
 
     proposal: str
     run: int | None
     title: str
     path: str
+    format: str = ""
 
 
 _NOTHING = (
@@ -90,6 +91,40 @@ if found:
     size = " × ".join(map(str, frame.shape))
     print(f"{size} pixels, smallest value {np.nanmin(frame)}, largest {np.nanmax(frame)}")"""
 
+_OPEN_NEXUS = """\
+from pathlib import Path
+
+import h5py
+
+
+def of_class(group, name):
+    \"\"\"Return the first group of a NeXus class.\"\"\"
+    return next(one for one in group.values() if one.attrs.get("NX_class") in (name, name.encode()))
+
+
+path = next(path for path in sorted(Path({path!r}).iterdir()) if path.suffix in (".nxs", ".h5", ".hdf5"))
+entry = of_class(h5py.File(path, locking="best-effort"), "NXentry")
+images = of_class(entry, "NXdata")["data"]
+print(entry["definition"].asstr()[()], "—", entry["title"].asstr()[()] if "title" in entry else path.name)
+print(len(images), "frames of", " × ".join(map(str, images.shape[1:])), "pixels")"""
+
+_SUM_NEXUS = """\
+import numpy as np
+
+total = np.zeros(images.shape[1:], "u8")
+for frame in images:  # one at a time, so that this runs in little memory
+    total += frame
+print("Sum of counts:", int(total.sum()))"""
+
+_PLOT_NEXUS = """\
+import matplotlib.pyplot as plt
+
+figure, axes = plt.subplots(figsize=(8, 6), constrained_layout=True)
+shown = axes.imshow(total, interpolation="nearest", vmax=max(1, np.percentile(total, 99.8)))
+axes.set(title=f"{path.name}, sum of all frames", xlabel="x / pixel", ylabel="y / pixel")
+figure.colorbar(shown, ax=axes, label="counts")
+plt.show()"""
+
 
 def notebook(title: str, runs: Sequence[RunInfo]) -> str:
     """Return the notebook (nbformat 4.5) as JSON text; the newest run is the last one of the last proposal."""
@@ -97,14 +132,7 @@ def notebook(title: str, runs: Sequence[RunInfo]) -> str:
     there = [run for run in runs if run.path]
     if there:
         newest = max(there, key=lambda run: (run.proposal, -1 if run.run is None else run.run))
-        cells += [
-            _markdown(f"## A first look\n\nThe newest of the chosen runs, {_name(newest)}, opened with EXtra-data."),
-            _code(_OPEN.format(path=newest.path)),
-            _code(_SUM),
-            _markdown("One train of one detector module is read, so that this runs in little memory."),
-            _code(_FIND),
-            _code(_PLOT),
-        ]
+        cells += _nexus(newest) if newest.format == "nexus-nxmx" else _euxfel(newest)
     for number, cell in enumerate(cells):
         cell["id"] = f"welcome-{number}"
     metadata = {
@@ -112,6 +140,26 @@ def notebook(title: str, runs: Sequence[RunInfo]) -> str:
         "language_info": {"name": "python"},
     }
     return json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}, indent=1)
+
+
+def _euxfel(run: RunInfo) -> list[dict[str, Any]]:
+    return [
+        _markdown(f"## A first look\n\nThe newest of the chosen runs, {_name(run)}, opened with EXtra-data."),
+        _code(_OPEN.format(path=run.path)),
+        _code(_SUM),
+        _markdown("One train of one detector module is read, so that this runs in little memory."),
+        _code(_FIND),
+        _code(_PLOT),
+    ]
+
+
+def _nexus(run: RunInfo) -> list[dict[str, Any]]:
+    return [
+        _markdown(f"## A first look\n\nThe newest of the chosen runs, {_name(run)}, a NeXus file opened with h5py."),
+        _code(_OPEN_NEXUS.format(path=run.path)),
+        _code(_SUM_NEXUS),
+        _code(_PLOT_NEXUS),
+    ]
 
 
 def _chosen(runs: Sequence[RunInfo]) -> str:

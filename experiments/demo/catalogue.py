@@ -1,6 +1,6 @@
-"""The demo's proposals in the import format: open example data, and a proposal under embargo. All people are invented.
+"""The demo's proposals in the import format: two with open data, one under embargo. All people are invented.
 
-Runs, dates, samples and techniques follow the European XFEL's example proposal 700000.
+Runs, dates, samples and techniques of the first follow the European XFEL's example proposal 700000.
 """
 
 from __future__ import annotations
@@ -12,21 +12,25 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 OPEN = "p700000"
+NEXUS = "p700001"
 CLOSED = "p700100"
 CYCLE = "201750"
 BERLIN = ZoneInfo("Europe/Berlin")
+#: the detector of runs that are NeXus files
+NXMX = "nxmx"
 #: rises when the files of the demo change: they are then written anew
 VERSION = 1
 
 INSTRUMENTS = {"SPB": "SPB/SFX", "FXE": "FXE", "SCS": "SCS", "MID": "MID", "HED": "HED"}
 SFX, SPI = "serial femtosecond crystallography", "single particle imaging"
 SAXS, POWDER = "small-angle X-ray scattering", "X-ray powder diffraction"
+CRYSTAL = "macromolecular crystallography"
 TR_SAXS, XPCS = "time-resolved small-angle X-ray scattering", "X-ray photon correlation spectroscopy"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run; `detector` and `pattern` when it has data, `filled` trains of them with something to see."""
+    """One run; `detector` when it has data; European XFEL files show `pattern` in `filled` trains."""
 
     number: int
     start: str
@@ -47,15 +51,24 @@ class Run:
     def first_train(self) -> int:
         return 1_200_000_000 + int(self.proposal[1:]) % 1000 * 1_000_000 + self.number * 10_000
 
+    @property
+    def format(self) -> str:
+        return "nexus-nxmx" if self.detector == NXMX else "euxfel-hdf5"
+
+    @property
+    def started(self) -> datetime:
+        return datetime.fromisoformat(self.start).replace(tzinfo=BERLIN)
+
     def folder(self, root: Path) -> Path:
         return root / self.instrument / CYCLE / self.proposal / "raw" / f"r{self.number:04}"
 
     def task(self, root: Path) -> dict[str, Any]:
-        """What make_runs.py needs to write it."""
+        """What make_runs.py or make_nxmx.py needs to write it."""
         return {
             "folder": str(self.folder(root)),
             "proposal": int(self.proposal[1:]),
             "run": self.number,
+            "start": self.started.isoformat(),
             "detector": self.detector,
             "pattern": self.pattern,
             "filled": self.filled,
@@ -64,8 +77,7 @@ class Run:
         }
 
     def record(self) -> dict[str, Any]:
-        start = datetime.fromisoformat(self.start).replace(tzinfo=BERLIN)
-        datasets = [{"name": "raw", "format": "euxfel-hdf5"}] if self.detector else []
+        datasets = [{"name": "raw", "format": self.format}] if self.detector else []
         return {
             "id": f"{self.proposal}/r{self.number:04}",
             "title": f"{_short(self.technique)} on {self.sample}, {self.device} detector",
@@ -74,14 +86,14 @@ class Run:
             "cycle": CYCLE,
             "sample": self.sample,
             "technique": self.technique,
-            "start_at": start.isoformat(),
-            "end_at": (start + timedelta(seconds=self.trains * 0.1 + 300)).isoformat(),
+            "start_at": self.started.isoformat(),
+            "end_at": (self.started + timedelta(seconds=self.trains * 0.1 + 300)).isoformat(),
             "datasets": datasets,
         }
 
 
 def _short(technique: str) -> str:
-    short = {SFX: "SFX", SPI: "SPI", SAXS: "SAXS", POWDER: "Powder diffraction", XPCS: "XPCS"}
+    short = {SFX: "SFX", SPI: "SPI", SAXS: "SAXS", POWDER: "Powder diffraction", XPCS: "XPCS", CRYSTAL: "MX"}
     return short.get(technique, "Time-resolved SAXS")
 
 
@@ -131,8 +143,13 @@ CLOSED_RUNS = tuple(
 )
 
 
+NEXUS_RUNS = (
+    Run(1, "2018-06-14T10:12:00", "SPB", CRYSTAL, "hen egg-white lysozyme", "JUNGFRAU", NXMX, proposal=NEXUS),
+)
+
+
 def runs_with_data() -> list[Run]:
-    return [run for run in (*open_runs(), *CLOSED_RUNS) if run.detector]
+    return [run for run in (*open_runs(), *NEXUS_RUNS, *CLOSED_RUNS) if run.detector]
 
 
 def catalogue(root: Path) -> dict[str, Any]:
@@ -154,7 +171,7 @@ def catalogue(root: Path) -> dict[str, Any]:
             {"id": "X-1002", "name": "Ben Okafor"},
             {"id": "X-1003", "name": "Olga Perator"},
         ],
-        "proposals": [_open(), _closed()],
+        "proposals": [_open(), _nexus(), _closed()],
     }
 
 
@@ -183,6 +200,25 @@ def _open() -> dict[str, Any]:
         "released_at": "2022-10-27T11:24:32",
         "release_policy": "manual",
         "experiments": [run.record() for run in open_runs()],
+    }
+
+
+def _nexus() -> dict[str, Any]:
+    return {
+        "identifier": NEXUS,
+        "title": "A crystal turned in the beam, in NeXus NXmx",
+        "abstract": (
+            "Twelve frames of a lysozyme crystal as one NeXus file of the application definition NXmx, with beam, "
+            "goniometer and detector geometry. What they show is computed: the spots lie where the geometry puts them."
+        ),
+        "pid": "10.22003/XFEL.EU-DATA-700001-00",
+        "license": "CC-BY-4.0",
+        "contact": "open.data@facility.example",
+        "creators": [{"name": "Marchetti, Livia", "role": "principal investigator", "affiliation": "Demo Facility"}],
+        "start_at": "2018-06-14",
+        "end_at": "2018-06-15",
+        "embargo_until": "2021-06-15",
+        "experiments": [run.record() for run in NEXUS_RUNS],
     }
 
 

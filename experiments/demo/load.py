@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from experiments import euxfel, importer
 from experiments.demo.catalogue import VERSION, Run, catalogue, runs_with_data
 from experiments.errors import ImportRefused
 
-SCRIPT = Path(__file__).resolve().parent / "make_runs.py"
+HERE = Path(__file__).resolve().parent
+SCRIPTS = {"euxfel-hdf5": HERE / "make_runs.py", "nexus-nxmx": HERE / "make_nxmx.py"}
 #: all runs together; they take some ten seconds
 TIMEOUT = 600
 #: bytes that the files take, with room to spare
@@ -34,17 +36,24 @@ def write_runs(root: Path) -> int:
     if not missing:
         return 0
     _check_can_write(root)
+    for written, script in SCRIPTS.items():
+        _write([run.task(root) for run in missing if run.format == written], script)
+    for run in missing:
+        _open_parents(run, root)
+    marker.write_text(f"{VERSION}\n")
+    return len(missing)
+
+
+def _write(tasks: list[dict[str, Any]], script: Path) -> None:
+    if not tasks:
+        return
     try:
-        answers = euxfel.run_script(SCRIPT, [run.task(root) for run in missing], TIMEOUT)
+        answers = euxfel.run_script(script, tasks, TIMEOUT)
     except RuntimeError as error:
         raise ImportRefused([f"the demo's runs could not be written: {error}"]) from error
     bad = [f"{folder}: {reason}" for folder, reason in answers.items() if reason]
     if bad:
         raise ImportRefused(bad)
-    for run in missing:
-        _open_parents(run, root)
-    marker.write_text(f"{VERSION}\n")
-    return len(missing)
 
 
 def _check_can_write(root: Path) -> None:
