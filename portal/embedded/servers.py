@@ -19,6 +19,7 @@ from pathlib import Path
 
 from portal.embedded import named
 from portal.embedded.people import CannotStart, make_folder, portal_person
+from portal.embedded.processes import started_at
 
 POSTGRES_MAJOR = "16"
 
@@ -99,12 +100,23 @@ class Postgres:
         self.initialise()
         if self.pid() is not None:
             return
+        self._forget_stranger()
         # pg_ctl hands this text to a shell
         extra = " ".join(("-k", shlex.quote(str(self.sockets)), "-c listen_addresses=", *options))
         self._run(
             *(self.bin / "pg_ctl", "-D", self.data, "-w", "-t", "60"),
             *("-l", self.log, "-o", extra, "start"),
         )
+
+    def _forget_stranger(self) -> None:
+        """After a power cut another program may have our old number; PostgreSQL would take it for itself and refuse.
+
+        A number that nobody has is left to PostgreSQL, which also looks for what its dead self left in memory.
+        """
+        for path in (self.data / "postmaster.pid", self.sockets / ".s.PGSQL.5432.lock"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                if started_at(int(path.read_text().splitlines()[0])) is not None:
+                    path.unlink()
 
     def pid(self) -> int | None:
         """Return the process that serves this data folder, None when there is none."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from portal.embedded.people import CannotStart
+from portal.embedded.people import CannotStart, portal_person
+from portal.embedded.processes import started_at
 from portal.embedded.servers import Postgres
+from tests.embedded.test_up import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NAMELESS = 65_533
@@ -67,3 +71,24 @@ def test_a_pid_file_left_by_a_crash_names_nobody(state: Path) -> None:
     (state / "postgres").mkdir()
     (state / "postgres" / "postmaster.pid").write_text("1\n")
     assert Postgres(state).pid() is None
+
+
+def test_a_number_that_another_program_has_by_now_is_in_nobodys_way(state: Path) -> None:
+    """After a power cut the pid files are there, and what has their number may be of the same uid."""
+    (state / "run").mkdir()
+    server = Postgres(state)
+    server.start()
+    pid = server.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: started_at(pid) is None)
+    with subprocess.Popen(["sleep", "60"], **portal_person().ids()) as stranger:
+        for path in (server.data / "postmaster.pid", server.sockets / ".s.PGSQL.5432.lock"):
+            path.write_text(path.read_text().replace(str(pid), str(stranger.pid), 1))
+        try:
+            server.start()
+            assert server.pid() not in (None, stranger.pid)
+            assert stranger.poll() is None
+        finally:
+            server.stop("immediate")
+            stranger.kill()
