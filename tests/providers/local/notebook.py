@@ -1,4 +1,4 @@
-"""Talking to a JupyterLab on a unix socket as the gateway does: HTTP and kernels, with the token in a header."""
+"""Talking to a JupyterLab: HTTP and kernels; on its unix socket as the gateway does, with the token in a header."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ import socket
 import uuid
 from typing import Any
 
-from websockets.sync.client import unix_connect
+from websockets.sync.client import connect
 
 HOST = "abc.apps.localhost"
 
 
 class Jupyter:
     def __init__(self, path: str, token: str) -> None:
-        self.path, self.headers = path, {"Authorization": f"token {token}", "Host": HOST}
+        self.path, self.host, self.headers = path, HOST, {"Authorization": f"token {token}"}
+
+    def connected(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(30)
+        connection.connect(self.path)
+        return connection
 
     def ask(self, method: str, target: str, body: Any = None) -> tuple[int, Any]:
         """Return status and JSON (or text) of one request."""
-        connection = http.client.HTTPConnection(HOST)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(30)
-        connection.sock.connect(self.path)
+        connection = http.client.HTTPConnection(self.host)
+        connection.sock = self.connected()
         try:
             connection.request(method, target, json.dumps(body) if body is not None else None, self.headers)
             response = connection.getresponse()
@@ -49,11 +53,11 @@ class Jupyter:
 class Kernel:
     def __init__(self, jupyter: Jupyter, number: str) -> None:
         self.session = uuid.uuid4().hex
-        headers = {name: value for name, value in jupyter.headers.items() if name != "Host"}
-        self.opened = unix_connect(
-            jupyter.path,
-            f"ws://{HOST}/api/kernels/{number}/channels?session_id={self.session}",
-            additional_headers=headers,
+        self.number = number
+        self.opened = connect(
+            f"ws://{jupyter.host}/api/kernels/{number}/channels?session_id={self.session}",
+            sock=jupyter.connected(),
+            additional_headers=jupyter.headers,
             open_timeout=30,
             max_size=None,
         )
