@@ -12,8 +12,8 @@ from random import Random
 import pytest
 
 from instances.gateway.config import Limits
+from tests.gateway.conformance import NEVER, SENSELESS
 from tests.gateway.harness import Backend, Harness, Wire, request
-from tests.gateway.test_http1 import NEVER
 
 
 class Opened:
@@ -206,24 +206,7 @@ def test_an_ambiguous_response_is_502_and_its_connection_dropped(opened: Opened,
     assert opened.backend.connections == 2
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
-        b"HTTP/1.1 200OK\r\n\r\n",
-        b"HTTP/2 200 OK\r\n\r\n",
-        b"SSH-2.0-x\r\n\r\n",
-        b"hello",
-        b"",
-        b"HTTP/1.1 200 OK\r\nContent-",
-        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
-        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nX\r\n",
-        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 20,
-        b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 101 + b"\r\n",
-        b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"a" * 8000 + b"\r\n") * 20 + b"\r\n",
-    ],
-)
+@pytest.mark.parametrize("response", SENSELESS)
 def test_a_response_that_makes_no_sense_is_502(opened: Opened, response: bytes) -> None:
     opened.backend.answers(response)
     opened.wire.send(opened.head())
