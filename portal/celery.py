@@ -8,7 +8,12 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_init, worker_shutdown
 
+from portal.lib import postgres
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+
+#: seconds for one statement of a worker; a server that hangs for longer is away
+PATIENCE = 20.0
 
 app = Celery("beamport")
 app.config_from_object("django.conf:settings", namespace="CELERY")
@@ -21,6 +26,7 @@ def start_ticker(**kwargs: Any) -> None:
     from instances import ticker
     from portal import checks
 
+    postgres.serve(patience=PATIENCE)
     checks.stop_if_unsafe()
     ticker.start()
 

@@ -9,6 +9,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+from django.db import InterfaceError, OperationalError
 
 _SECRET_KEYS = re.compile(r"(token|secret|password|cookie|authorization|ticket|verifier|nonce|session_key|code)$", re.I)
 _SECRET_QUERY = re.compile(r"([?&](?:t|code|state|token|ticket|id_token)=)[^&\s\"']+", re.I)
@@ -29,9 +30,12 @@ def redact(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Mutable
 def calm(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Make what Django refused for safety's sake (too many fields, too long a body, a wrong host) one warning.
 
-    Anybody can send it, as often as he likes; Django logs each as an error with a traceback.
+    Anybody can send it, as often as he likes; Django logs each as an error with a traceback. The same goes for every
+    request while the database is away.
     """
-    if str(event.get("logger", "")).startswith("django.security."):
+    raised = event.get("exc_info")
+    away = isinstance(raised, tuple) and isinstance(raised[1], OperationalError | InterfaceError)
+    if away or str(event.get("logger", "")).startswith("django.security."):
         event["level"] = "warning"
         event.pop("exc_info", None)
     return event

@@ -13,8 +13,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 
 from portal import audit
-from portal.lib.errors import BadRequest, Forbidden, MethodNotAllowed, PortalError
-from portal.problems import respond
+from portal.lib import postgres
+from portal.lib.errors import BadRequest, Forbidden, MethodNotAllowed
+from portal.problems import of, respond
 
 log = structlog.get_logger("portal.request")
 
@@ -65,6 +66,7 @@ class RequestId:
                 response = self.get_response(request)
             finally:
                 audit.origin.reset(token)
+                postgres.hand_back()  # before the answer is sent: somebody who reads slowly holds none
             response.headers["X-Request-Id"] = request_id
             log.info(
                 "request",
@@ -121,8 +123,8 @@ class FetchMetadataGate:
 
 
 class Problems:
-    """Answer a PortalError that a view raised, and a method that it does not know: a page for people, problem+json
-    for programs."""
+    """Answer what a view raised, where people can be told, and a method that it does not know: a page for them,
+    problem+json for programs."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -136,4 +138,5 @@ class Problems:
         return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        return respond(request, error) if isinstance(error, PortalError) else None
+        known = of(error)
+        return respond(request, known) if known is not None else None

@@ -6,12 +6,13 @@ from typing import Any
 
 import structlog
 from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
-from portal.lib.errors import BadRequest, Blame, Forbidden, NotFound, PortalError
+from portal.lib.errors import BadRequest, Blame, DatabaseAway, Forbidden, NotFound, PortalError
 
 log = structlog.get_logger("portal.problems")
 
@@ -29,11 +30,41 @@ def document(error: PortalError, request_id: str, **more: Any) -> dict[str, Any]
     }
 
 
+def of(error: BaseException | None) -> PortalError | None:
+    """Return what people are told of an exception that nobody raised for them; None when that is nothing."""
+    if isinstance(error, PortalError):
+        return error
+    if isinstance(error, OperationalError | InterfaceError):
+        log.warning("database away", error=str(error)[:200])
+        return DatabaseAway()
+    return None
+
+
 def respond(request: HttpRequest, error: PortalError) -> HttpResponse:
     """Answer a request with an error: JSON under /api/, a page elsewhere."""
-    request_id = getattr(request, "request_id", "")
+    if isinstance(error, DatabaseAway):
+        return _try_again(request, error)
     if error.blame is not Blame.USER:
         log.error("problem", code=error.code, detail=str(error), exc_info=error.__cause__)
+    return _answer(request, error)
+
+
+def _try_again(request: HttpRequest, error: DatabaseAway) -> HttpResponse:
+    """A page that was asked for comes back by itself; what was sent is never sent again by us."""
+    safe = request.method in ("GET", "HEAD")
+    if safe:
+        error.next_step = "Running instances go on. This page tries again by itself."
+    else:
+        error.next_step = "Look whether it was done before you send it again. Running instances go on."
+    response = _answer(request, error)
+    response.headers["Retry-After"] = str(error.retry_after)
+    if safe:
+        response.headers["Refresh"] = str(error.retry_after)
+    return response
+
+
+def _answer(request: HttpRequest, error: PortalError) -> HttpResponse:
+    request_id = getattr(request, "request_id", "")
     if request.path.startswith("/api/"):
         return JsonResponse(document(error, request_id), status=error.status, content_type="application/problem+json")
     context = {"error": error, "request_id": request_id, **getattr(error, "context", {})}

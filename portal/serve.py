@@ -21,6 +21,11 @@ from pathlib import Path
 
 import uvicorn
 
+from portal import env
+from portal.lib import postgres
+
+#: seconds that somebody who waits for a page waits for the database
+PATIENCE = 5.0
 #: longer than the gateway keeps an idle connection, so that it never writes into one that we are closing
 KEEP_ALIVE = 75
 GRACE = 5
@@ -105,6 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--web", required=True, help="unix:<path> or <host>:<port>")
     parser.add_argument("--internal", required=True, help="unix:<path> or <host>:<port>")
     given = parser.parse_args(argv)
+    postgres.serve(patience=PATIENCE, connections=env.number("DATABASE_CONNECTIONS", 20))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
     import django
     import uvloop

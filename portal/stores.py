@@ -15,10 +15,10 @@ _OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs
 def database(url: str, sockets: Path) -> dict[str, Any]:
     """Return Django's DATABASES entry; without address the embedded server's."""
     base: dict[str, Any] = {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "portal.lib.postgres",
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {"connect_timeout": 5},
+        "OPTIONS": {"connect_timeout": 3},
     }
     if not url:
         return base | {"NAME": "beamport", "USER": "beamport", "HOST": str(sockets)}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from portal.lib.errors import BadRequest, Forbidden, NotFound, PortalError, TooLarge
-from portal.problems import respond
+from portal.problems import of, respond
 
 
 @require_safe
@@ -29,7 +31,8 @@ def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    return respond(request, PortalError())
+    """What a middleware raised; Django calls this while the exception is being handled."""
+    return respond(request, of(sys.exc_info()[1]) or PortalError())
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

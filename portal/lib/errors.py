@@ -68,3 +68,13 @@ class Conflict(PortalError):
     code, status, blame = "conflict", 409, Blame.USER
     message = "This cannot be done right now."
     next_step = "Reload the page and look at the present state."
+
+
+class DatabaseAway(PortalError):
+    """PostgreSQL does not answer, refuses, or is too busy; nothing of the request is known to be done."""
+
+    code, status = "database-away", 503
+    message = "The portal cannot reach its database just now."
+    next_step = "Running instances go on. Try again in a few seconds."
+    #: seconds
+    retry_after = 5

@@ -1,0 +1,102 @@
+"""Rows of a portal under test, made and asked for inside its own settings; prints JSON.
+
+python -m tests.stores.seed '{"people": 3, "instances": 1}'     migrates, makes people, prints what they hold
+python -m tests.stores.seed <function below> [argument …]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import timedelta
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+
+import django
+
+django.setup()
+
+from django.core.management import call_command  # noqa: E402
+from django.test import Client  # noqa: E402
+from django.utils.timezone import now  # noqa: E402
+
+from auth import services as accounts  # noqa: E402
+from auth import tokens  # noqa: E402
+from auth.models import User  # noqa: E402
+from instances.lifecycle import State, Target  # noqa: E402
+from instances.models import Instance, Plan  # noqa: E402
+from tests.factories.auth import FacilityFactory, IdentityFactory, RoleGrantFactory, UserFactory, sign_in  # noqa: E402
+from tests.factories.experiments import DatasetFactory, ExperimentFactory, ProposalFactory  # noqa: E402
+from tests.factories.instances import InstanceFactory, PlanFactory, ProviderFactory, QuotaFactory  # noqa: E402
+
+
+def make(people: int = 3, instances: int = 0, experiments: int = 3, endpoints: list[int] | None = None) -> Any:
+    """Make people, each with a session, a token and `instances` running instances behind the given loopback ports."""
+    call_command("migrate", interactive=False, verbosity=0)
+    facility = FacilityFactory(slug="site")
+    provider = ProviderFactory(name="memory", facility=facility, options={"serve": True})
+    # machines of these are the test's own: no worker sweeps them
+    foreign = ProviderFactory(name="echo", facility=facility, enabled=False)
+    plan, echo = PlanFactory(image__provider=provider, slug="small"), PlanFactory(image__provider=foreign)
+    QuotaFactory(limit=100)
+    for experiment in ExperimentFactory.create_batch(
+        experiments, proposal=ProposalFactory(facility=facility, opened=True)
+    ):
+        DatasetFactory(experiment=experiment)
+    ports = iter(endpoints or [])
+    made = [_person(number, [_running(echo, f"{number}-{n}", next(ports)) for n in range(instances)])
+            for number in range(people)]  # fmt: skip
+    return {"plan": plan.slug, "people": made}
+
+
+def _running(plan: Plan, name: str, port: int) -> dict[str, Any]:
+    return {"plan": plan, "name": f"mark-{name}", "endpoints": [
+        {"service": "jupyter", "kind": "tcp", "host": "127.0.0.1", "port": port}]}  # fmt: skip
+
+
+def _person(number: int, wanted: list[dict[str, Any]]) -> dict[str, Any]:
+    marker = f"marker{number:04}x"
+    user = UserFactory(handle=f"user{number:04}", display_name=marker)
+    RoleGrantFactory(user=user, role="operator") if number == 0 else None
+    _, token = tokens.issue(user, scopes=tokens.SCOPES, lasts=timedelta(days=1))
+    instances = [
+        InstanceFactory(owner=user, state=State.ACTIVE, target=Target.ACTIVE, ready_at=now(), **row) for row in wanted
+    ]
+    return {
+        "handle": user.handle,
+        "marker": marker,
+        "session": session_for(user.handle),
+        "token": token,
+        "instances": [{"id": str(row.uid), "slug": row.slug, "name": row.name} for row in instances],
+    }
+
+
+def session_for(handle: str) -> str:
+    """Sign somebody in; returns the cookie's value."""
+    user = User.objects.get(handle=handle)
+    client = Client()
+    sign_in(client, user, user.identities.first() or IdentityFactory(user=user))
+    return str(client.cookies["__Host-sid"].value)
+
+
+def states(*uids: str) -> Any:
+    """Return uid → state."""
+    rows = Instance.objects.filter(uid__in=uids) if uids else Instance.objects.all()
+    return {str(uid): state for uid, state in rows.values_list("uid", "state")}
+
+
+def suspend(handle: str) -> None:
+    accounts.suspend(User.objects.get(handle=handle), by=User.objects.get(handle="user0000"), reason="test")
+
+
+def drop_member(uid: str, handle: str) -> None:
+    """Take a membership away, as withdrawing a share does."""
+    Instance.objects.get(uid=uid).members.filter(user__handle=handle).delete()
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    answer = make(**json.loads(what)) if what.startswith("{") else globals()[what](*arguments)
+    print(json.dumps(answer))
