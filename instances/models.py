@@ -338,12 +338,28 @@ class GatewaySession(models.Model):
     revoked_at = models.DateTimeField(null=True, blank=True)
     version = models.BigIntegerField(default=1)
     updated_at = models.DateTimeField(db_default=Now())
+    # bytes from and to the browser, and its requests, as all gateways together have reported them
+    received = models.BigIntegerField(default=0, db_default=0)
+    sent = models.BigIntegerField(default=0, db_default=0)
+    requests = models.BigIntegerField(default=0, db_default=0)
 
     class Meta:
         indexes = [
             models.Index(fields=["updated_at"], name="gateway_session_updated"),
             models.Index(fields=["instance"], name="gateway_session_instance"),
+            models.Index(fields=["expires_at"], name="gateway_session_expires"),
         ]
 
     def __str__(self) -> str:
         return f"{self.user} on {self.instance}"
+
+
+class GatewayProcess(models.Model):
+    """A gateway process, and the number of the last report that was taken from it."""
+
+    uid = models.UUIDField(primary_key=True, editable=False)
+    report = models.BigIntegerField(default=0)
+    seen_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return str(self.uid)

@@ -32,7 +32,7 @@ from django.db import InterfaceError, OperationalError, close_old_connections
 from django.db.models import F, Q
 from django.db.models.functions import Greatest
 
-from instances import entry, tasks, transitions
+from instances import entry, tasks, transitions, usage
 from instances.lifecycle import PROBED, SERVED, State
 from instances.models import GatewaySession, Instance
 from instances.routes import row_of
@@ -168,6 +168,8 @@ def report(body: Row) -> tuple[int, Row]:
         uid = uuid.UUID(row["instance"])
         transitions.mark_answers(uid, {str(name): bool(up) for name, up in row["answers"].items()})
         _note_activity(uid, row.get("activity"))
+    if body.get("usage"):
+        usage.take(body["usage"])
     return 200, {}
 
 

@@ -16,6 +16,9 @@ from portal.lib import variables
 SHORTEST_KEY = 32
 
 
+MOST_PROCESSES = 64
+
+
 class CannotStart(Exception):
     """The gateway cannot start; the text says what to do."""
 
@@ -38,6 +41,7 @@ class Limits:
     per_address: int = 1_000
     per_session: int = 512
     drain: float = 2.0
+    drain_tunnels: float = 12 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Config:
     #: our own TLS; without it plain HTTP is spoken, as behind a proxy or on one machine
     tls: tuple[Pair, ...] = ()
     redirect_listen: tuple[tuple[str, int], ...] = ()
+    #: how many processes share the work, below a parent; 0 is this one alone
+    processes: int = 0
 
     @cached_property
     def scheme(self) -> str:
@@ -100,6 +106,16 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
         return float(env.get(name) or default)
     except ValueError:
         raise CannotStart(f"{name} must be a number, not {env[name]!r}.") from None
+
+
+def _processes(text: str) -> int:
+    if text == "auto":
+        return len(os.sched_getaffinity(0))
+    if not text:
+        return 0
+    if not text.isdigit() or not 1 <= int(text) <= MOST_PROCESSES:
+        raise CannotStart(f"GATEWAY_PROCESSES must be auto or 1 to {MOST_PROCESSES}, not {text!r}.")
+    return int(text)
 
 
 def _listen(name: str, text: str, demo: bool) -> tuple[tuple[str, int], ...]:
@@ -177,12 +193,14 @@ def read(env: Mapping[str, str] | None = None) -> Config:
         trusted_proxies=proxies,
         tls=_pairs(env, parts.scheme),
         redirect_listen=_listen("GATEWAY_REDIRECT_LISTEN", redirect, demo) if redirect else (),
+        processes=_processes(env.get("GATEWAY_PROCESSES", "").strip()),
         limits=Limits(
             connections=int(_number(env, "GATEWAY_CONNECTIONS", default.connections)),
             per_address=int(_number(env, "GATEWAY_CONNECTIONS_PER_ADDRESS", default.per_address)),
             per_session=int(_number(env, "GATEWAY_CONNECTIONS_PER_SESSION", default.per_session)),
             response=_number(env, "GATEWAY_RESPONSE_SECONDS", default.response),
             drain=_number(env, "GATEWAY_DRAIN_SECONDS", default.drain),
+            drain_tunnels=3600 * _number(env, "GATEWAY_DRAIN_TUNNELS", default.drain_tunnels / 3600),
         ),
     )
     if not demo:

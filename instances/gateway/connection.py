@@ -115,6 +115,7 @@ class Client(asyncio.Protocol):
 
     def ended(self) -> None:
         """The tunnel is over."""
+        self._gateway.count_tunnel(self, time.monotonic())
         exchange, self.exchange, self.tunnel = self.exchange, None, None
         if exchange is not None:
             self._log(exchange, exchange.status)

@@ -119,9 +119,11 @@ class Link:
             return False
         return reply.status == 200
 
-    async def report(self, rows: list[dict[str, Any]]) -> None:
-        """Send what was seen and counted; lost when the portal is away."""
+    async def report(self, report: dict[str, Any]) -> bool:
+        """Send what was seen and counted; False: the portal does not have it."""
         try:
-            await self._call("POST", "/report", {"instances": rows})
+            reply = await self._call("POST", "/report", report)
         except Away as error:
-            self._log.event("warning", "report lost", reason=error)
+            self._log.event("warning", "report not sent", reason=error)
+            return False
+        return reply.status < 500

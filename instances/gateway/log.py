@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from json import dumps
 from typing import Any
@@ -22,8 +24,10 @@ def _quoted(text: bytes) -> str:
 class Log:
     """Lines are gathered and written once a second, or when many wait."""
 
-    def __init__(self, descriptor: int | None = None) -> None:
+    def __init__(self, descriptor: int | None = None, *, shared: bool = False) -> None:
+        """`shared`: several processes write to the same place, so that no write may be torn (pipe(7): PIPE_BUF)."""
         self._descriptor = sys.stderr.fileno() if descriptor is None else descriptor
+        self._shared = shared
         self._lines: list[str] = []
         self._second = 0
         self._stamp = ""
@@ -66,10 +70,27 @@ class Log:
         self.flush()
 
     def flush(self) -> None:
-        data = "".join(self._lines).encode()
-        self._lines.clear()
+        lines, self._lines = self._lines, []
+        for part in _untorn(lines) if self._shared else ["".join(lines)]:
+            self._write(part.encode())
+
+    def _write(self, data: bytes) -> None:
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]
             except OSError:  # nobody reads our log any more; the connections matter more
                 return
+
+
+def _untorn(lines: list[str]) -> Iterator[str]:
+    """Join lines to parts that one write takes as a whole. All of it is ASCII."""
+    part: list[str] = []
+    size = 0
+    for line in lines:
+        if part and size + len(line) > select.PIPE_BUF:
+            yield "".join(part)
+            part, size = [], 0
+        part.append(line)
+        size += len(line)
+    if part:
+        yield "".join(part)

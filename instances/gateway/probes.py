@@ -13,8 +13,6 @@ from typing import Any
 from instances.gateway.bodies import Refused
 from instances.gateway.fetch import Reply, fetch
 from instances.gateway.link import Link
-from instances.gateway.log import Log
-from instances.gateway.registry import Registry
 from instances.gateway.routes import Route, Routes, Service
 from instances.gateway.usage import Usage
 
@@ -32,16 +30,16 @@ class Probes:
         routes: Routes,
         link: Link,
         usage: Usage,
-        registry: Registry,
         may_serve: Callable[[int], bool],
-        log: Log,
+        *,
+        leads: bool,
     ) -> None:
+        """`leads`: of several processes one looks after the instances, the others report what they count."""
         self._routes = routes
         self._link = link
         self._usage = usage
-        self._registry = registry
         self._may_serve = may_serve
-        self._log = log
+        self.leads = leads
         self._probing: dict[str, asyncio.Task[None]] = {}
         self._activity_due: dict[str, float] = {}
 
@@ -49,7 +47,7 @@ class Probes:
         reporting: asyncio.Task[None] | None = None
         report_due = time.monotonic() + ACTIVE_EVERY
         while True:
-            for route in self._routes:
+            for route in self._routes if self.leads else ():
                 if route.probed and route.slug not in self._probing:
                     task = asyncio.create_task(self._start(route))
                     self._probing[route.slug] = task
@@ -99,22 +97,22 @@ class Probes:
             async with gate:
                 return await self._look(route)
 
-        served = [route for route in self._routes if route.served]
-        rows = await asyncio.gather(*(look(route) for route in served))
-        if rows:
-            await self._link.report(rows)
+        served = [route for route in self._routes if route.served and self.leads]
+        named = {route.instance for route in served}
+        self._activity_due = {instance: due for instance, due in self._activity_due.items() if instance in named}
+        await self._send(await asyncio.gather(*(look(route) for route in served)))
+
+    async def send_usage(self) -> None:
+        await self._send([])
+
+    async def _send(self, rows: list[dict[str, Any]]) -> None:
+        usage = self._usage.report()
+        if (rows or usage) and await self._link.report({"instances": rows, "usage": usage}):
+            self._usage.confirm()
 
     async def _look(self, route: Route) -> dict[str, Any]:
         answers = {name: await self.answers(route, service) for name, service in route.services.items()}
-        counts = self._usage.take(route.instance)
-        row: dict[str, Any] = {
-            "instance": route.instance,
-            "answers": answers,
-            "received": counts.received,
-            "sent": counts.sent,
-            "requests": counts.requests,
-            "sockets": self._registry.sockets(route.instance),
-        }
+        row: dict[str, Any] = {"instance": route.instance, "answers": answers}
         due = self._activity_due.get(route.instance, 0.0)
         jupyter = route.services.get("jupyter")
         if jupyter is not None and answers.get("jupyter") and time.monotonic() >= due:

@@ -59,6 +59,10 @@ class Reception:
             listener.start()
         return [door.port for door in doors]
 
+    @property
+    def empty(self) -> bool:
+        return not self.clients and not self._opening
+
     def close(self) -> None:
         while self._listeners:
             self._listeners.pop().close()

@@ -42,9 +42,6 @@ class Registry:
     def of_instance(self, instance: str) -> Iterator[Client]:
         return iter(tuple(self._by_instance.get(instance, ())))
 
-    def sockets(self, instance: str) -> int:
-        return sum(1 for client in self._by_instance.get(instance, ()) if client.tunnel is not None)
-
 
 def _discard(index: dict[str, set[Client]], key: str, client: Client) -> None:
     clients = index.get(key)

@@ -40,7 +40,10 @@ _SPARE_FILES = 200
 class Gateway:
     """All of it; one per process."""
 
-    def __init__(self, config: Config, log: Log | None = None, doors: Sequence[Door] | None = None) -> None:
+    def __init__(
+        self, config: Config, log: Log | None = None, doors: Sequence[Door] | None = None, *, leads: bool = True
+    ) -> None:
+        """`leads`: whether it looks after instances, which one of several processes does for all."""
         self.config = config
         self.log = log or Log()
         self.clock = Clock()
@@ -51,7 +54,7 @@ class Gateway:
         self.routes = Routes(config.instance_key, config.scheme)
         self.sessions = Sessions(self.clock, self.link.renew, self._close_session)
         self.pool = Pool(self._may_serve)
-        self.probes = Probes(self.routes, self.link, self.usage, self.registry, self._may_serve, self.log)
+        self.probes = Probes(self.routes, self.link, self.usage, self._may_serve, leads=leads)
         aliases = frozenset(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in config.listen)
         self._sites = Sites(config.portal_site, config.apps_domain, aliases)
         self._access = Access(self.sessions, self.routes, config.scheme)
@@ -68,11 +71,33 @@ class Gateway:
     # ---- life ----
     async def start(self) -> None:
         """Listen on all addresses and begin to follow the portal; raises CannotStart."""
+        self.open()
+        self.follow()
+
+    def open(self) -> None:
+        """Accept connections; raises CannotStart."""
         self.ports = self.reception.open(most=min(self.config.limits.connections, _raise_file_limit(self.log)))
+        self.log.event("info", "gateway listens", addresses=self.config.listen)
+
+    def follow(self) -> None:
+        """Follow the portal, and look after what is open."""
         self.spawn(self._tick())
         self.spawn(self.link.run())
         self.spawn(self.probes.run())
-        self.log.event("info", "gateway listens", addresses=self.config.listen)
+
+    async def drain(self) -> None:
+        """Accept no more and return when nothing is open any more, or after the longest time a tunnel may stay.
+
+        Idle connections are not closed but end with their next answer, so that no request crosses with an end.
+        Withdrawals count as ever.
+        """
+        self.draining = True
+        self.probes.leads = False
+        self.reception.close()
+        self.log.event("info", "draining", connections=len(self._clients))
+        until = time.monotonic() + self.config.limits.drain_tunnels
+        while not self.reception.empty and time.monotonic() < until:
+            await asyncio.sleep(0.1)
 
     async def stop(self) -> None:
         """Take no more, let what is under way end, then close the rest."""
@@ -85,6 +110,7 @@ class Gateway:
             await asyncio.sleep(0.05)
         for client in tuple(self._clients):
             client.abort()
+        await self.probes.send_usage()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -109,7 +135,7 @@ class Gateway:
             now = time.monotonic()
             for client in tuple(self._clients):
                 client.check(now)
-                self._count_tunnel(client, now)
+                self.count_tunnel(client, now)
             self.sessions.expire()
             self.routes.forget_old()
             self.pool.expire()
@@ -126,10 +152,11 @@ class Gateway:
         self.registry.release(client)
         self.reception.gone(client)
 
-    def _count_tunnel(self, client: Client, now: float) -> None:
+    def count_tunnel(self, client: Client, now: float) -> None:
+        """Called each second, and when the tunnel ends."""
         if client.tunnel is not None and client.session is not None:
             received, sent = client.tunnel.moved(now)
-            self.usage.add(client.session.instance, received, sent, 0)
+            self.usage.add(client.session.sid, received, sent, 0)
             if received:
                 client.session.used = True
 
@@ -305,8 +332,8 @@ class Gateway:
         if exchange.grant is not None:
             grant = exchange.grant
             session = grant.session.tag
-            if status != 101:  # a tunnel's bytes were counted as they passed
-                self.usage.add(grant.session.instance, exchange.received, exchange.sent, 1)
+            passed = (0, 0) if status == 101 else (exchange.received, exchange.sent)  # a tunnel's are counted already
+            self.usage.add(grant.session.sid, *passed, 1)
         self.log.request(
             client.address,
             request.host,

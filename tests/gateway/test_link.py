@@ -162,10 +162,8 @@ def look(gateway: Harness) -> dict[str, Any]:
     return row
 
 
-def test_the_report_says_who_answers_what_passed_and_who_works(gateway: Harness) -> None:
+def test_the_report_says_who_answers_and_who_works(gateway: Harness) -> None:
     backend = gateway.instance()
-    _sid, cookie = gateway.session()
-    gateway.same_origin(cookie=cookie)
     jupyter(
         backend,
         b'[{"execution_state": "busy", "last_activity": "2026-01-01T12:00:00.5Z"}, {"execution_state": "idle"}]',
@@ -173,7 +171,6 @@ def test_the_report_says_who_answers_what_passed_and_who_works(gateway: Harness)
     )
     row = look(gateway)
     assert row["answers"] == {"jupyter": True}
-    assert (row["requests"], row["sent"], row["sockets"]) == (1, 5, 0)
     assert row["activity"] == {"busy": 1, "kernels": 2, "last_active": 1767272400.0}
     assert "activity" not in look(gateway), "asked once a minute"
 
