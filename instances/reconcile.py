@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
+from django.conf import settings
 
 from instances import clouds, leases, reasons, transitions
 from instances.explain import explain
@@ -102,12 +103,26 @@ def observe(instance: Instance, cloud: Provider, given: Observation | None = Non
         return given
     at = clock.now()
     try:
-        return replace(cloud.look(instance.ref or instance.machine_name), at=at)
+        seen = replace(cloud.look(instance.ref or instance.machine_name), at=at)
     except ProviderError:
         raise
     except Exception as error:  # an answer that makes no sense is no answer
         log.exception("look failed", instance=str(instance.uid), provider=instance.provider.name)
         raise ProviderError(str(error)) from error
+    if not is_about(instance, seen):
+        raise ProviderError(f"asked for {instance.machine_name}, told {seen.phase} of {seen.name} of {seen.deployment}")
+    return seen
+
+
+def is_about(instance: Instance, seen: Observation) -> bool:
+    """Whether an observation can be one of this instance's machine: in our tag, and in a phase that there is.
+
+    What is another portal's, or cannot be understood, says nothing: no verb may follow from it.
+    """
+    if seen.phase is Phase.MISSING:
+        return True
+    tagged = seen.deployment == settings.DEPLOYMENT_ID and seen.instance == str(instance.uid)
+    return tagged and isinstance(seen.phase, Phase)
 
 
 def phase_of(instance: Instance, phase: Phase) -> Phase:

@@ -70,7 +70,7 @@ def _no_answer(row: Provider, error: Exception) -> None:
 def _compare(instance: Instance, seen: Observation | None, at: datetime, runner: Runner) -> None:
     if instance.leased_until is not None and instance.leased_until > at:
         return
-    if seen is None:
+    if seen is None or not reconcile.is_about(instance, seen):
         forgotten = instance.state in MOVING and instance.due_at is None
         if (instance.ref and instance.state != State.ERROR) or forgotten:
             runner(instance.pk, None)

@@ -110,6 +110,8 @@ class MemoryProvider:
             if self.room is not None and len(self.machines) >= self.room:
                 raise NoCapacity("all places are taken")
             machine = Machine(ref=f"m-{spec.name}", spec=spec, script=deque(self.script))
+            if machine.ref in self.machines:
+                raise Rejected(f"the name {spec.name} is taken by another deployment")
             if spec.home is not None:
                 self.homes.setdefault(spec.home.key, 0)
             self.machines[machine.ref] = machine
