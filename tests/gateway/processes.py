@@ -94,20 +94,20 @@ class Front:
     def connect(self) -> Wire:
         return Wire(socket.create_connection(("127.0.0.1", self.port), timeout=WAIT))
 
-    def get(self, path: str = "/", *, cookie: str = "") -> Reply:
+    def get(self, path: str = "/", *, cookie: str = "", slug: str = SLUG) -> Reply:
         """Ask the instance when there is a cookie, else the portal."""
         with self.connect() as wire:
-            wire.send(self.request(path, cookie))
+            wire.send(self.request(path, cookie, slug))
             return wire.reply()
 
-    def request(self, path: str, cookie: str = "") -> bytes:
+    def request(self, path: str, cookie: str = "", slug: str = SLUG) -> bytes:
         if not cookie:
             return request("GET", path, f"localhost:{self.gateway.port}")
-        return request("GET", path, self.gateway.host(SLUG), Cookie=cookie, Sec_Fetch_Site="same-origin")
+        return request("GET", path, self.gateway.host(slug), Cookie=cookie, Sec_Fetch_Site="same-origin")
 
-    def socket(self, cookie: str) -> Wire:
+    def socket(self, cookie: str, slug: str = SLUG) -> Wire:
         """Open a WebSocket to the instance; what is sent comes back."""
-        host = self.gateway.host(SLUG)
+        host = self.gateway.host(slug)
         wire = self.connect()
         fields = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec_WebSocket_Version": "13"}
         wire.send(
@@ -116,12 +116,12 @@ class Front:
         assert wire.reply().status == 101
         return wire
 
-    def sockets_on_each(self, cookie: str) -> dict[int, Wire]:
+    def sockets_on_each(self, cookie: str, slug: str = SLUG) -> dict[int, Wire]:
         """Open a WebSocket through each process: the kernel spreads connections by their ports."""
         found: dict[int, Wire] = {}
         wanted = set(self.children()) if self.many else {self.process.pid}
         for _ in range(200):
-            one = self.socket(cookie)
+            one = self.socket(cookie, slug)
             pid = self.owner(one.sock.getsockname()[1])
             if pid in found:
                 one.sock.close()
@@ -167,7 +167,7 @@ def descriptors(pid: int) -> list[str]:
     return found
 
 
-class Service:
+class Backend:
     """An instance's service on TCP: what is upgraded echoes, `/slow` trickles until it is told to end."""
 
     def __init__(self, gateway: Harness) -> None:
@@ -175,16 +175,7 @@ class Service:
         self.finish = asyncio.Event()
         self.asked = 0
         gateway.run(self._start())
-        row = {
-            "name": "jupyter",
-            "kind": "tcp",
-            "host": "127.0.0.1",
-            "probe": "/api/status",
-            "roles": ["owner", "user"],
-        }
-        services = [row | {"port": self._server.sockets[0].getsockname()[1]}]
-        gateway.route(SLUG, "active", None, services=services)
-        self.sid, self.cookie = gateway.session(SLUG)
+        self.port: int = self._server.sockets[0].getsockname()[1]
 
     async def _start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -217,3 +208,13 @@ class Service:
 
     def close(self) -> None:
         self.gateway.call(self._server.close)
+
+
+class Service(Backend):
+    """A back end that the harness's portal knows, and somebody's session there."""
+
+    def __init__(self, gateway: Harness) -> None:
+        super().__init__(gateway)
+        row = {"name": "jupyter", "kind": "tcp", "host": "127.0.0.1", "port": self.port, "probe": "/api/status"}
+        gateway.route(SLUG, "active", None, services=[row | {"roles": ["owner", "user"]}])
+        self.sid, self.cookie = gateway.session(SLUG)
