@@ -195,8 +195,10 @@ class VerbView(APIView):
 def _act(request: Request, uid: uuid.UUID, verb: Callable[..., Instance]) -> Response:
     user = _user(request)
     Nothing(data=request.data or {}).is_valid(raise_exception=True)
-    verb(_one(user, uid), by=user)
-    return Response(InstanceOut(_one(user, uid)).data, status=202)
+    instance = _one(user, uid)
+    verb(instance, by=user)
+    instance.refresh_from_db(from_queryset=Instance.objects.all())  # a worker may have deleted it by now
+    return Response(InstanceOut(instance).data, status=202)
 
 
 class PlansView(generics.ListAPIView[Plan]):

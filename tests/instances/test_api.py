@@ -11,10 +11,12 @@ from django.test import Client
 
 from auth import tokens
 from auth.roles import InstanceRole
+from instances import services
 from instances.models import Instance, Member
 from tests.factories.auth import bearer, sign_in
 from tests.factories.experiments import ExperimentFactory, ProposalFactory
 from tests.factories.instances import QuotaFactory
+from tests.instances.conftest import settle
 
 URL = "/api/v1/instances"
 
@@ -183,6 +185,18 @@ def test_stop_start_and_delete(api, active):
     assert api.post(f"{URL}/{active.uid}/start").json()["target"] == "active"
     answer = api.delete(f"{URL}/{active.uid}")
     assert (answer.status_code, answer.json()["target"]) == (202, "deleted")
+
+
+def test_what_a_worker_has_deleted_before_the_answer_is_still_an_answer(api, active, monkeypatch):
+    delete = services.delete
+
+    def delete_at_once(instance, by):
+        delete(instance, by=by)
+        settle(instance)
+
+    monkeypatch.setattr(services, "delete", delete_at_once)
+    answer = api.delete(f"{URL}/{active.uid}")
+    assert (answer.status_code, answer.json()["state"]) == (202, "deleted")
 
 
 def test_a_verb_that_does_not_fit_is_a_conflict(api, active):
