@@ -10,7 +10,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench.peers import setup
+from tests.bench.peers import setup, starts
 from tests.bench.peers.lib import Goal, load, table
 
 Bench = Callable[[setup.Peers, int], Awaitable[list[Goal]]]
@@ -18,7 +18,7 @@ Bench = Callable[[setup.Peers, int], Awaitable[list[Goal]]]
 
 def benches() -> dict[str, Bench]:
     """Each bench by its name; a bench starts what it measures, asks in turns and ends it."""
-    return {}
+    return {"starts": starts.run}
 
 
 async def run(names: list[str], rounds: int) -> list[Goal]:
