@@ -19,6 +19,9 @@ from django.db import transaction
 log = structlog.get_logger("portal.bus")
 
 GATEWAY = "beamport.gateway"
+PAGES = "beamport.pages"
+#: seconds; after so long without a word the other side is asked for one
+SILENCE = 2.0
 _queue: queue.Queue[Callable[[], object]] = queue.Queue(maxsize=2000)
 _start = threading.Lock()
 _thread: threading.Thread | None = None
@@ -60,10 +63,11 @@ def _work() -> None:
 
 def _client() -> Any:
     import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
-    return redis.Redis.from_url(
-        settings.REDIS_URL, socket_timeout=0.5, socket_connect_timeout=0.5, single_connection_client=False
-    )
+    once = Retry(NoBackoff(), 0)  # the client's own three more tries would hold up everything behind
+    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=0.5, socket_connect_timeout=0.5, retry=once)
 
 
 _redis: Any = None
@@ -83,35 +87,41 @@ def publish(topic: str, message: dict[str, Any]) -> None:
 
 def notify(user_uid: object, event: dict[str, Any]) -> None:
     """Send an event to all open pages of a user (portal events socket), after commit."""
-
-    def send() -> None:
-        from asgiref.sync import async_to_sync
-        from channels.layers import get_channel_layer
-
-        layer = get_channel_layer()
-        if layer is not None:
-            async_to_sync(layer.group_send)(f"user.{user_uid}", {"type": "portal.event", "event": event})
-
-    transaction.on_commit(lambda: defer(send))
+    publish(PAGES, {"user": str(user_uid), "event": event})
 
 
 async def subscribe(*topics: str) -> AsyncIterator[dict[str, Any]]:
     """Yield messages of the topics; yields `{"reset": true}` first and after each reconnect (something may be lost).
 
-    Never ends and never raises while Redis is away: it tries again every second.
+    Never ends and never raises while Redis is away: it tries again every second. A Redis that answers no ping within
+    `SILENCE` is away too, although nothing has closed the connection.
     """
     import redis.asyncio
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
 
     while True:
-        client = redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=0.5, health_check_interval=5)
+        client = redis.asyncio.Redis.from_url(
+            settings.REDIS_URL, socket_connect_timeout=SILENCE, socket_timeout=SILENCE, retry=Retry(NoBackoff(), 0)
+        )
         try:
             async with client.pubsub() as channel:
                 await channel.subscribe(*topics)
-                yield {"reset": True}
+                subscribed = pinged = False
                 while True:
-                    message = await channel.get_message(ignore_subscribe_messages=True, timeout=5)
-                    if message is not None:
+                    message = await channel.get_message(timeout=SILENCE)
+                    if message is None:
+                        if pinged or not subscribed:
+                            raise redis.ConnectionError("no answer")
+                        await channel.ping()
+                        pinged = True
+                        continue
+                    pinged = False
+                    if message["type"] == "message":
                         yield json.loads(message["data"])
+                    elif message["type"] == "subscribe" and not subscribed:
+                        subscribed = True
+                        yield {"reset": True}
         except (redis.RedisError, OSError) as error:
             log.warning("bus away", error=str(error)[:200])
             await asyncio.sleep(1)

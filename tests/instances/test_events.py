@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import redis
 from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from django.conf import settings
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 
 from auth import services as people
@@ -184,7 +185,7 @@ async def test_a_database_that_is_away_closes_nothing(
     await hello(socket)
 
     async def away(_: set[int]) -> set[int]:
-        raise consumers.DatabaseError("no answer")
+        raise OperationalError("no answer")
 
     monkeypatch.setattr(consumers, "_live", away)
     await consumers.watch.check()
@@ -198,10 +199,10 @@ async def test_a_page_that_talks_is_hung_up_on(connect: Callable[..., Any], sess
     assert await closed_with(socket) == consumers.NOTHING_TO_SAY
 
 
-async def test_a_session_holds_so_many_sockets_and_no_more(
+async def test_a_user_holds_so_many_sockets_and_no_more(
     connect: Callable[..., Any], session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumers, "MOST_PER_SESSION", 2)
+    monkeypatch.setattr(consumers, "MOST_PER_USER", 2)
     for _ in range(2):
         await hello(connect())
     third = connect()
@@ -228,3 +229,36 @@ async def test_readiness_is_told_as_it_is_marked(
     assert (await socket.hear())["id"] == str(instance.uid)
     assert await in_thread(lambda: Instance.objects.get(pk=instance.pk).state) == State.ACTIVE
     await in_thread(bus.flush)
+
+
+async def test_a_page_that_does_not_read_is_hung_up_on_and_holds_nobody_up(
+    connect: Callable[..., Any], session: Session, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection takes nothing more, as when the window of a page's machine is full."""
+    monkeypatch.setattr(consumers, "MOST_WAITING", 3)
+    stuck, reading = connect(), connect()
+    await hello(stuck)
+    (its_end,) = consumers.watch.sockets
+
+    async def never(**_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(its_end, "send", never)
+    await hello(reading)
+    for number in range(6):
+        await in_thread(bus.notify, alice.uid, {"type": "instance-changed", "id": str(number)})
+        assert (await reading.hear())["id"] == str(number)
+    assert await closed_with(stuck) == consumers.TOO_SLOW
+
+
+async def test_events_come_back_by_themselves(
+    connect: Callable[..., Any], session: Session, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page hears `hello` again after the bus was away: what it missed it asks for."""
+    socket = connect()
+    await hello(socket)
+    client = redis.Redis.from_url(settings.REDIS_URL)
+    await asyncio.to_thread(client.client_kill_filter, _type="pubsub")
+    assert await socket.hear() == {"type": "hello"}
+    await in_thread(bus.notify, alice.uid, {"type": "instance-changed", "id": "x"})
+    assert (await socket.hear())["id"] == "x"
