@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from tests.stores.rig import SOON, Person, Rig
 
@@ -256,8 +257,9 @@ class Events:
         await self._socket.close()
 
     async def _listen(self) -> None:
-        async for message in self._socket:
-            self.heard.append(json.loads(message))
+        with contextlib.suppress(ConnectionClosed):
+            async for message in self._socket:
+                self.heard.append(json.loads(message))
         self.closed = self._socket.close_code
 
     def names(self) -> list[str]:

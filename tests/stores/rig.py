@@ -27,8 +27,6 @@ from tests.browser.conftest import free_port
 
 #: a generous deadline for what should take a moment
 SOON = 30.0
-#: what the design promises while Redis is away
-PROMISED = 10.0
 
 
 @dataclass
@@ -90,13 +88,16 @@ class Rig:
             child.wait_ready(SOON)
 
     def __exit__(self, *_: object) -> None:
-        for child in reversed(self.children):
-            if child.pid:
+        """Nothing is kept, so nobody is asked politely."""
+        for child in self.children:
+            if not child.pid:
+                continue
+            doomed = [child.pid, *children_of(child.pid)] if child.alive() else []
+            for pid in doomed:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGCONT)
-                if child is self.postgres:
-                    self._signal_postgres(signal.SIGCONT)
-                child.stop()
+                    os.kill(pid, signal.SIGKILL)
+            if child.process is not None:
+                child.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, module: str, *arguments: str) -> Any:

@@ -25,8 +25,10 @@ from django.utils.timezone import now  # noqa: E402
 from auth import services as accounts  # noqa: E402
 from auth import tokens  # noqa: E402
 from auth.models import User  # noqa: E402
+from auth.oidc import states  # noqa: E402
+from auth.sessions import SessionStore  # noqa: E402
 from instances.lifecycle import State, Target  # noqa: E402
-from instances.models import Instance, Plan  # noqa: E402
+from instances.models import Member, Plan  # noqa: E402
 from tests.factories.auth import FacilityFactory, IdentityFactory, RoleGrantFactory, UserFactory, sign_in  # noqa: E402
 from tests.factories.experiments import DatasetFactory, ExperimentFactory, ProposalFactory  # noqa: E402
 from tests.factories.instances import InstanceFactory, PlanFactory, ProviderFactory, QuotaFactory  # noqa: E402
@@ -81,10 +83,11 @@ def session_for(handle: str) -> str:
     return str(client.cookies["__Host-sid"].value)
 
 
-def states(*uids: str) -> Any:
-    """Return uid → state."""
-    rows = Instance.objects.filter(uid__in=uids) if uids else Instance.objects.all()
-    return {str(uid): state for uid, state in rows.values_list("uid", "state")}
+def begin_sign_in(key: str) -> str:
+    """Note an attempt to sign in of the browser that holds this session; returns its state."""
+    row = SessionStore(key).live_row()
+    assert row is not None
+    return states.begin(row, "demo", "/").state
 
 
 def suspend(handle: str) -> None:
@@ -93,7 +96,7 @@ def suspend(handle: str) -> None:
 
 def drop_member(uid: str, handle: str) -> None:
     """Take a membership away, as withdrawing a share does."""
-    Instance.objects.get(uid=uid).members.filter(user__handle=handle).delete()
+    Member.objects.filter(instance__uid=uid, user__handle=handle).delete()
 
 
 if __name__ == "__main__":
