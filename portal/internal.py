@@ -95,6 +95,7 @@ def snapshot() -> Row:
     sessions = entry.living().filter(expires_at__gt=Now()).select_related("instance")
     return {
         "now": now.timestamp(),
+        "uid": os.geteuid(),
         "keys": keys(now),
         "routes": [row_of(instance) for instance in reachable],
         "sessions": entry.rows(sessions),

@@ -2,8 +2,9 @@
 
     python -m portal.serve --web unix:/run/beamport/front/web.sock --internal unix:/run/beamport/front/internal.sock
 
-An address is `unix:<path>` or `<host>:<port>`. A unix socket is for its owner and group alone; the folder's group
-(set-group-id) makes that the gateway's.
+An address is `unix:<path>`, `<host>:<port>`, or `fd:<name>` for a socket that systemd holds and hands over
+(sd_listen_fds(3)): several processes accept from such a one, and none of them is missed when it stops. A unix socket
+is for its owner and group alone; the folder's group (set-group-id) makes that the gateway's.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ PATIENCE = 5.0
 #: longer than the gateway keeps an idle connection, so that it never writes into one that we are closing
 KEEP_ALIVE = 75
 GRACE = 5
+#: a connection that was taken just before the end has its request on the way
+LAST_REQUESTS = 0.2
 
 
 class _Server(uvicorn.Server):
@@ -39,8 +42,21 @@ class _Server(uvicorn.Server):
         yield
 
 
+def handed_over(name: str) -> socket.socket:
+    """Return the listening socket that systemd calls `name`; its descriptors begin at 3."""
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or name not in names:
+        raise OSError(f"systemd hands over no socket that is called {name}")
+    taken = socket.socket(fileno=3 + names.index(name))
+    taken.set_inheritable(False)
+    taken.setblocking(False)
+    return taken
+
+
 def listen(address: str) -> socket.socket:
     """Bind a socket; a stale unix socket of ours is replaced, anything else in its place is not."""
+    if address.startswith("fd:"):
+        return handed_over(address.removeprefix("fd:"))
     if not address.startswith("unix:"):
         host, _, port = address.rpartition(":")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -89,8 +105,15 @@ async def serve(web: str, internal: str) -> int:
         pages.should_exit = inside.should_exit = True
 
     loop = asyncio.get_running_loop()
+
+    def retire() -> None:
+        """Take no more connections, then stop: what waits in the queue is for the process beside us, or after us."""
+        for server in (*getattr(pages, "servers", ()), *getattr(inside, "servers", ())):
+            server.close()
+        loop.call_later(LAST_REQUESTS, stop)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, retire)
     running = [
         asyncio.create_task(pages.serve(sockets=[listen(web)])),
         asyncio.create_task(inside.serve(sockets=[listen(internal)])),
@@ -107,8 +130,8 @@ async def serve(web: str, internal: str) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Serve pages, API and the gateways' internal address.")
-    parser.add_argument("--web", required=True, help="unix:<path> or <host>:<port>")
-    parser.add_argument("--internal", required=True, help="unix:<path> or <host>:<port>")
+    parser.add_argument("--web", required=True, help="unix:<path>, <host>:<port> or fd:<name>")
+    parser.add_argument("--internal", required=True, help="unix:<path>, <host>:<port> or fd:<name>")
     given = parser.parse_args(argv)
     postgres.serve(patience=PATIENCE, connections=env.number("DATABASE_CONNECTIONS", 20))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")

@@ -74,7 +74,10 @@ class Link:
             if first:  # subscribed: whatever changes from here on is in the stream
                 first = False
                 since = time.monotonic()
-                self._table.replace(await self._get("/snapshot"), since)
+                snapshot = await self._get("/snapshot")
+                if self._endpoint.path:  # systemd may hold the socket: the portal itself says who it is
+                    self.portal_uid = int(snapshot.get("uid", self.portal_uid))
+                self._table.replace(snapshot, since)
                 self.up.set()
                 self._log.event("info", "link up")
 
