@@ -19,6 +19,8 @@ class Site:
     apps_domain: str
     issuer: str
     listen: str
+    #: seconds after which a child that does not answer is ended
+    silence: float = 30.0
 
     @classmethod
     def read(cls) -> Site:
@@ -32,12 +34,18 @@ class Site:
         apps = given("APPS_DOMAIN") or f"apps.{url.partition('://')[2]}"
         issuer = given("OIDC_ISSUER") or (f"http://127.0.0.1:{port + 1}" if demo else "")
         listen = ",".join(f"{host}:{port}" for host in loopback())
-        site = cls(demo, port, url, apps, issuer, listen if demo else given("GATEWAY_LISTEN") or listen)
+        silence = float(_number("UP_SILENCE_SECONDS", "30"))
+        site = cls(demo, port, url, apps, issuer, listen if demo else given("GATEWAY_LISTEN") or listen, silence)
         site._check()
         return site
 
     def _check(self) -> None:
         secret = os.environ.get("OIDC_CLIENT_SECRET") or os.environ.get("OIDC_CLIENT_SECRET_FILE")
+        if not self.demo and os.geteuid() != 0:
+            raise CannotStart(
+                "Outside the demo start as root: sessions then get uids of their own, and PostgreSQL, web, worker and "
+                "gateway run as plain users. For a trial on this machine: make run."
+            )
         if not self.demo and not (self.issuer and secret and os.environ.get("PORTAL_URL")):
             raise CannotStart(
                 "Outside the demo the portal needs PORTAL_URL (https), OIDC_ISSUER, OIDC_CLIENT_ID and "
@@ -64,6 +72,13 @@ class Site:
     def ports(self) -> list[int]:
         """The ports on loopback that this start takes."""
         return [self.port, self.port + 1] if self.own_provider else [self.port]
+
+
+def _number(name: str, default: str) -> int:
+    text = os.environ.get(name) or default
+    if not text.isdigit():
+        raise CannotStart(f"{name} must be a whole number, not {text!r}.")
+    return int(text)
 
 
 def loopback() -> list[str]:

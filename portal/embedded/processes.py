@@ -38,6 +38,8 @@ class Program:
     person: Person
     #: answers, seen from outside; None = it runs, and that is all there is to see
     answers: Callable[[], bool] | None = None
+    #: whether it still works, whatever the parts beside it do; None = not to be asked
+    healthy: Callable[[], bool] | None = None
     #: seconds between the polite signal and the end
     patience: float = 10.0
 

@@ -12,9 +12,10 @@ from portal.embedded import servers
 from portal.embedded.addresses import Site
 from portal.embedded.checkout import code_folder
 from portal.embedded.people import CannotStart, ourselves
-from portal.embedded.probes import UnixConnection, http_ok, pong
+from portal.embedded.probes import UnixConnection, http_any, http_ok, loopback_https, pong
 from portal.embedded.processes import Child, Program, open_log, started_at
 from portal.embedded.state import State
+from portal.lib.beat import beats
 
 #: what a process that is no Django of ours may inherit
 INHERITED = ("PATH", "LANG", "TZ", "LOG_LEVEL", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -98,7 +99,7 @@ class Stack:
     def redis(self) -> Child:
         server = servers.Redis(self.state.folder)
         argv = server.argv()
-        return self.child(Program("redis", argv, self._few(), self.state.portal, server.answers))
+        return self.child(Program("redis", argv, self._few(), self.state.portal, server.answers, server.answers))
 
     def prepare(self) -> Child:
         return self.child(self._python("prepare", "-m", "portal.embedded.prepare"))
@@ -118,17 +119,22 @@ class Stack:
         web, internal = self.front / "web.sock", self.front / "internal.sock"
         argv = ["-m", "portal.serve", "--web", f"unix:{web}", "--internal", f"unix:{internal}"]
         answers = http_ok(lambda: UnixConnection(web, 5), "/readyz", self.site.host)
-        return self.child(self._python("web", *argv, answers=answers))
+        healthy = http_any(lambda: UnixConnection(web, 5), "/healthz", self.site.host)
+        return self.child(self._python("web", *argv, answers=answers, healthy=healthy))
 
     def worker(self) -> Child:
         threads = os.environ.get("WORKER_THREADS") or "8"
         argv = ["-m", "celery", "-A", "portal.celery", "worker", "-P", "threads", "-c", threads]
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO"]
-        return self.child(self._python("worker", *argv, *quiet))
+        beat = self.state.run / "back" / "worker.beat"
+        worker = self._python("worker", *argv, *quiet, healthy=lambda: beats(beat))
+        worker.environment["WORKER_BEAT"] = str(beat)
+        return self.child(worker)
 
     def gateway(self) -> Child:
         secrets = self.state.secrets / "gateway"
-        environment = self._few(
+        given = {key: value for key, value in os.environ.items() if key.startswith("GATEWAY_") and "TOKEN" not in key}
+        environment = given | self._few(
             GATEWAY_LISTEN=self.site.listen,
             WEB_UPSTREAM=f"unix:{self.front / 'web.sock'}",
             INTERNAL_URL=f"unix://{self.front / 'internal.sock'}",
@@ -137,8 +143,11 @@ class Stack:
         )
         argv = [sys.executable, "-m", "instances.gateway"]
         address, port = self.site.first_listener
-        answers = http_ok(lambda: http.client.HTTPConnection(address, port, timeout=5), "/readyz", self.site.host)
-        return self.child(Program("gateway", argv, environment, self.state.gateway, answers))
+        connect = loopback_https if given.get("GATEWAY_TLS_CERT_FILE") else http.client.HTTPConnection
+        answers = http_ok(lambda: connect(address, port, timeout=5), "/readyz", self.site.host)
+        # whatever the portal does, the bare address leads to its name
+        healthy = http_any(lambda: connect(address, port, timeout=5), "/", f"{address}:{port}")
+        return self.child(Program("gateway", argv, environment, self.state.gateway, answers, healthy))
 
     def identity(self) -> Child:
         port, secrets = self.site.port + 1, self.state.secrets / "identity"

@@ -21,6 +21,7 @@ from portal.embedded.people import CannotStart
 from portal.embedded.processes import Child
 from portal.embedded.stack import Stack
 from portal.embedded.state import State, state_folder
+from portal.embedded.watch import Watch
 
 ACCOUNTS = ("scientist", "collaborator", "operator")
 #: how long a part may take until it answers, on a slow machine with a cold disk
@@ -85,15 +86,19 @@ class Up:
         self.signals = Signals()
         self.stack = Stack(state, site)
         self.children: list[Child] = []
+        self.watches: list[Watch] = []
 
     def run(self) -> None:
         try:
             self._start()
+            self.watches = [Watch(child, self.site.silence) for child in self.children]
             self._greet()
             while True:
                 self.signals.pause(0.5)
                 for child in self.children:
                     self._keep(child)
+                for watch in self.watches:
+                    watch.check(say)
         except Asked:
             say("\nStopping …")
         finally:
@@ -152,6 +157,8 @@ class Up:
     def _stop(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
+        for watch in self.watches:
+            watch.end()
         for names in STOPPED_TOGETHER:
             group = [child for child in self.children if child.name in names]
             for child in group:

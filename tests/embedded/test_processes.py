@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from portal.embedded import processes
+from portal.embedded import processes, watch
 from portal.embedded.people import CannotStart, ourselves
 from portal.embedded.processes import Child, Program, started_at
 
@@ -120,6 +120,47 @@ def test_one_that_is_deaf_to_the_polite_signal_is_ended(tmp_path: Path, children
     assert child.process is not None
     assert child.process.returncode == -signal.SIGKILL
     assert not child.pid_file.exists()
+
+
+def test_one_that_lives_but_answers_no_more_is_ended_and_started_again(
+    tmp_path: Path, children: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "EVERY", 0.02)
+    stopped = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+
+    def healthy() -> bool:
+        return Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T"
+
+    child = make(
+        tmp_path, [sys.executable, "-c", f"{stopped}; import time; time.sleep(600)"], children, healthy=healthy
+    )
+    child.start()
+    said: list[str] = []
+    first, guard = child.pid, watch.Watch(child, 1.0)
+    try:
+        for _ in range(75):  # longer than its silence: it answers, so nothing happens
+            guard.check(said.append)
+            time.sleep(0.02)
+        assert child.alive()
+        assert said == []
+        os.kill(first, signal.SIGSTOP)
+        until(lambda: guard.check(said.append) or not child.alive())
+        assert len(said) == 1
+        assert "thing has not answered for 1 s; it is ended" in said[0]
+        until(lambda: child.keep(said.append) or child.pid != first)
+        assert child.alive()
+    finally:
+        guard.end()
+
+
+def test_one_that_is_not_to_be_asked_is_left_alone(tmp_path: Path, children: list[Child]) -> None:
+    child = make(tmp_path, SLEEP, children)
+    child.start()
+    os.kill(child.pid, signal.SIGSTOP)
+    guard = watch.Watch(child, 0.0)
+    guard.check(lambda text: pytest.fail(text))
+    assert child.alive()
+    os.kill(child.pid, signal.SIGCONT)
 
 
 def test_why_it_ended_is_read_from_its_log(tmp_path: Path, children: list[Child]) -> None:

@@ -25,6 +25,7 @@ from portal.embedded.up import ssh_line
 from tests.browser.conftest import OURS, free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+SSH = "192.0.2.7 50000 192.0.2.1 22"
 CHILDREN = ("gateway", "identity", "redis", "supervisor", "web", "worker")
 
 pytestmark = pytest.mark.timeout(300)
@@ -55,7 +56,9 @@ class Portal:
         self.lines = []
         self.parent = subprocess.Popen(
             [sys.executable, str(ROOT / "manage.py"), "up"],
-            env=environment(self.state, self.port, SSH_CONNECTION="192.0.2.7 50000 192.0.2.1 22"),
+            env=environment(
+                self.state, self.port, SSH_CONNECTION="192.0.2.7 50000 192.0.2.1 22", UP_SILENCE_SECONDS="10"
+            ),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -192,6 +195,16 @@ def test_a_child_that_is_killed_is_started_again(portal: Portal, name: str) -> N
     assert portal.said(f"{name} was killed (SIGKILL); it starts again")
 
 
+@pytest.mark.parametrize("name", ["web", "gateway"])
+def test_a_child_that_hangs_is_started_again_and_sessions_are_left_alone(portal: Portal, name: str) -> None:
+    before, supervisor = portal.pid(name), portal.pid("supervisor")
+    os.kill(before, signal.SIGSTOP)
+    until(lambda: portal.pid(name) != before)
+    until(lambda: portal.get("/readyz") == 200)
+    assert portal.said(f"{name} has not answered for")
+    assert portal.pid("supervisor") == supervisor
+
+
 def test_a_database_that_is_killed_is_started_again(portal: Portal) -> None:
     before = int((portal.state / "postgres" / "postmaster.pid").read_text().splitlines()[0])
     os.kill(before, signal.SIGKILL)
@@ -245,7 +258,11 @@ def test_a_port_that_is_taken_is_named_with_another_to_try(portal: Portal) -> No
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"BEAMPORT_DEMO": "0"}, "Outside the demo the portal needs PORTAL_URL (https), OIDC_ISSUER"),
+        pytest.param(
+            {"BEAMPORT_DEMO": "0"},
+            "Outside the demo the portal needs PORTAL_URL (https), OIDC_ISSUER",
+            marks=pytest.mark.root,
+        ),
         ({"PORT": "eighty"}, "PORT must be a number from 1 to 65534"),
     ],
 )
