@@ -12,11 +12,13 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import grp
 import hashlib
 import inspect
 import json
 import logging
 import os
+import pwd
 import signal
 import socket
 import struct
@@ -63,13 +65,20 @@ class Settings:
         if len(given) < SHORTEST_KEY:
             raise ValueError("INSTANCE_KEY is not set, or shorter than 32 characters: set INSTANCE_KEY_FILE.")
         every = float(environment.get("DISK_COUNT_SECONDS") or 60)
-        portal, gateway = _number(environment, "PORTAL_UID"), _number(environment, "GATEWAY_GID")
+        portal = _number(environment, "PORTAL_UID", lambda name: pwd.getpwnam(name).pw_uid)
+        gateway = _number(environment, "GATEWAY_GID", lambda name: grp.getgrnam(name).gr_gid)
         return cls(state, given.strip().encode(), portal, gateway, every)
 
 
-def _number(environment: dict[str, str], name: str) -> int | None:
+def _number(environment: dict[str, str], name: str, find: Callable[[str], int]) -> int | None:
+    """Return a uid or gid, which may be given by name; None when it is not given."""
     text = environment.get(name, "").strip()
-    return int(text) if text else None
+    if not text or text.isdigit():
+        return int(text) if text else None
+    try:
+        return find(text)
+    except KeyError:
+        raise ValueError(f"{name}: there is no {text} on this machine") from None
 
 
 class Server:
