@@ -2,7 +2,8 @@
 
 A promise holds when every test it names ran and passed (a name without [..] stands for all its parameters). Tests
 marked root or browser that could not run here are listed by name, and count as broken under CI=true. A slow promise
-names the dated page of docs/reference that holds its figures.
+names the dated page of docs/reference that holds its figures; what a run of its own proves names that `stage`. Their
+tests need not run here, but must be there.
 """
 
 from __future__ import annotations
@@ -41,11 +42,22 @@ def broken(promise: dict[str, object], outcomes: Outcomes, *, strict: bool) -> l
     why = []
     for test in tests:
         seen = outcomes.get(str(test), set())
+        if not seen and ("page" in promise or "stage" in promise) and _is_there(str(test)):
+            continue
         if not seen:
             why.append(f"{test} did not run")
         elif "failed" in seen or (strict and seen != {"passed"}):
             why.append(f"{test} {'/'.join(sorted(seen))}")
     return why
+
+
+def _is_there(test: str) -> bool:
+    path, _, names = test.partition("::")
+    file = ROOT / path
+    return (
+        file.is_file()
+        and re.search(rf"\bdef {names.rpartition('::')[2].partition('[')[0]}\b", file.read_text()) is not None
+    )
 
 
 class Promises:

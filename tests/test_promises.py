@@ -31,3 +31,10 @@ def test_a_promise_without_tests_is_broken() -> None:
 
 def test_a_slow_promise_needs_a_dated_page() -> None:
     assert broken({"text": "x", "page": "docs/reference/nowhere.md"}, {}, strict=False)
+
+
+def test_what_another_run_proves_must_at_least_be_there() -> None:
+    ours = "tests/test_promises.py::test_what_another_run_proves_must_at_least_be_there"
+    assert broken({"text": "x", "stage": "make test-layout", "tests": [ours]}, {}, strict=True) == []
+    assert broken({"text": "x", "stage": "make test-layout", "tests": [ours + "_not"]}, {}, strict=True)
+    assert broken({"text": "x", "stage": "make test-layout", "tests": [ours]}, {ours: {"failed"}}, strict=True)
