@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) -m portal.embedded.bootstrap
 
-.PHONY: help run test test-slow lint bench bench-peers docs lock
+.PHONY: help run test test-slow test-layout lint bench bench-peers docs lock
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ test:  ## Check style, types, layers and run the tests
 
 test-slow:  ## Run the long proofs
 	@$(BOOTSTRAP) test --slow
+
+test-layout:  ## Install the portal by docs/operate/install.md on an empty copy of this machine and walk the story (root)
+	@$(BOOTSTRAP) test --layout
 
 lint:  ## Check style, types and layers only
 	@$(BOOTSTRAP) test --only-checks

@@ -45,6 +45,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--promises", action="store_true", help="check docs/develop/promises.toml at the end")
     parser.addoption("--slow", action="store_true", help="run the long proofs too")
+    parser.addoption("--layout", action="store_true", help="run what installs the portal on an empty machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,11 +64,12 @@ def _cannot_run(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        if slow:
-            config.hook.pytest_deselected(items=slow)
-            items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    for mark in ("slow", "layout"):
+        if not config.getoption(f"--{mark}"):
+            left_out = [item for item in items if item.get_closest_marker(mark)]
+            if left_out:
+                config.hook.pytest_deselected(items=left_out)
+                items[:] = [item for item in items if not item.get_closest_marker(mark)]
     for item in items:
         reason = _cannot_run(item)
         if reason:

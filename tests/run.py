@@ -55,8 +55,8 @@ def checks() -> bool:
         return all(list(pool.map(lambda item: check(item, environment), CHECKS.items())))
 
 
-def suite(*arguments: str) -> bool:
-    workers = os.environ.get("TEST_WORKERS") or str(min(4, os.cpu_count() or 1))
+def suite(*arguments: str, workers: str = "") -> bool:
+    workers = workers or os.environ.get("TEST_WORKERS") or str(min(4, os.cpu_count() or 1))
     argv = [sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadfile", *arguments]
     # the portal's own variables would reach the tests' settings and the portals that they start
     ours = ("BEAMPORT_STATE", "BEAMPORT_DEMO", "PORT", "PORTAL_URL")
@@ -108,6 +108,9 @@ def main(argv: list[str] | None = None) -> int:
     only.add_argument("--only-checks", action="store_true", help="no tests")
     only.add_argument("--only-docs", action="store_true", help="only what keeps the documentation true")
     only.add_argument("--slow", action="store_true", help="the long proofs instead of the suite")
+    only.add_argument(
+        "--layout", action="store_true", help="production's layout by the install page, instead of the suite"
+    )
     only.add_argument("--bench", action="store_true", help="measure the main job instead")
     parser.add_argument("--peers", action="store_true", help="with --bench: beside JupyterHub and other proxies")
     given, rest = parser.parse_known_args(argv)
@@ -121,6 +124,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if suite(*DOCS) else 1
     if given.slow:
         return 0 if suite("--slow", "-m", "slow") else 1
+    if given.layout:
+        return 0 if suite("--layout", "-m", "layout", "-s", workers="0") else 1
     checked = checks()
     if given.only_checks:
         return 0 if checked else 1

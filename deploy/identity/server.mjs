@@ -1,6 +1,7 @@
 // The demo's identity provider: npm `oidc-provider` with three invented people and a password page of its own.
 // It listens on loopback alone and refuses to start outside the demo.
 import { createServer } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
 import { readFileSync } from 'node:fs';
 
 import { Provider } from 'oidc-provider';
@@ -129,7 +130,7 @@ async function interaction(request, response) {
 
 const answerProtocol = provider.callback();
 
-const server = createServer((request, response) => {
+function answer(request, response) {
   if (request.url === '/style.css') {
     response.writeHead(200, { 'Content-Type': 'text/css', 'X-Content-Type-Options': 'nosniff' });
     response.end(style);
@@ -141,7 +142,11 @@ const server = createServer((request, response) => {
   } else {
     answerProtocol(request, response);
   }
-});
+}
+
+const certificate = process.env.TLS_CERT_FILE;
+const tls = certificate && { cert: readFileSync(certificate), key: readFileSync(setting('TLS_KEY_FILE')) };
+const server = tls ? createSecureServer(tls, answer) : createServer(answer);
 
 server.on('error', (error) => stop(error.message));
 server.listen(port, '127.0.0.1', () => console.log(`Demo identity provider ready at ${issuer}`));

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,29 @@ OURS = ("BEAMPORT_STATE", "SECRET_KEY", "INSTANCE_KEY", "GATEWAY_TOKEN", "DEPLOY
 
 
 @dataclass
-class Running:
-    """A started portal: its address, its state folder, its parent process and what it printed."""
+class Site:
+    """A portal to walk through, in whatever layout: its addresses, and where the sessions' host keeps things."""
 
     url: str
+    issuer: str
+    apps: str
+    #: the port of the portal on the loopback of the sessions' host
     port: int
+    #: the state folder as the host calls it, and as we reach it
     state: Path
+    files: Path
+    data: Path
+
+    @property
+    def private(self) -> list[Path]:
+        """Folders of the host that no session may see."""
+        return [self.state / name for name in ("homes", "local", "run/back", "run/supervisor", "secrets")]
+
+
+@dataclass
+class Running(Site):
+    """One that `manage.py up` started: its parent process and what it printed."""
+
     process: subprocess.Popen[str]
     lines: list[str]
 
@@ -71,7 +89,17 @@ def start(state: Path, port: int, seconds: float = 240) -> Running:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    running = Running(f"http://localhost:{port}", port, state, process, [])
+    running = Running(
+        f"http://localhost:{port}",
+        f"http://127.0.0.1:{port + 1}",
+        f"apps.localhost:{port}",
+        port,
+        state,
+        state,
+        state / "data",
+        process,
+        [],
+    )
 
     def collect() -> None:
         assert process.stdout is not None
@@ -106,18 +134,26 @@ def running() -> Iterator[Running]:
     shutil.rmtree(state, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
+CHROMIUM_ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+
+
+@contextmanager
+def browser(executable: str | Path | None, *arguments: str) -> Iterator[Browser]:
     """Playwright keeps an event loop in this thread while it lives; Django must not take it for async code of ours."""
     before = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
-        yield browser
-        browser.close()
+        started = playwright.chromium.launch(executable_path=executable, args=[*CHROMIUM_ARGUMENTS, *arguments])
+        yield started
+        started.close()
     if before is None:
         del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser(shutil.which("chromium")) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +188,7 @@ def terminal(page: Page, command: str, seconds: float = 20) -> str:
     async ([command, seconds]) => {
       const made = await fetch('/api/terminals', {method: 'POST'});
       const name = (await made.json()).name;
-      const socket = new WebSocket(`ws://${location.host}/terminals/websocket/${name}`);
+      const socket = new WebSocket(`${location.origin.replace('http', 'ws')}/terminals/websocket/${name}`);
       let seen = '';
       await new Promise((resolve, reject) => { socket.onopen = resolve; socket.onerror = reject; });
       const marker = 'END-OF-' + Math.random().toString(36).slice(2);

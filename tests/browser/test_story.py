@@ -11,7 +11,7 @@ import h5py
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.conftest import Running, sign_in, terminal
+from tests.browser.conftest import Site, sign_in, terminal
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("stack"), pytest.mark.timeout(300)]
 
@@ -27,8 +27,13 @@ def shot(page: Page, name: str) -> None:
         page.screenshot(path=SHOTS / f"{name}.png")
 
 
-def newest_run(state: Path) -> Path:
-    return sorted((state / "data").rglob("r[0-9][0-9][0-9][0-9]"), key=lambda path: path.name)[-1]
+def lab(running: Site) -> re.Pattern[str]:
+    """Where JupyterLab is: on an origin of its own."""
+    return re.compile(rf"//[a-z0-9]+\.{re.escape(running.apps)}/lab")
+
+
+def newest_run(data: Path) -> Path:
+    return sorted(data.rglob("r[0-9][0-9][0-9][0-9]"), key=lambda path: path.name)[-1]
 
 
 def train_ids(run: Path) -> set[int]:
@@ -43,7 +48,7 @@ def train_ids(run: Path) -> set[int]:
 class TestStory:
     """The steps build on one another, in this order."""
 
-    def test_the_doi_link_shows_the_landing_page_to_anybody(self, running: Running, page: Page) -> None:
+    def test_the_doi_link_shows_the_landing_page_to_anybody(self, running: Site, page: Page) -> None:
         answer = page.goto(f"{running.url}/doi/{DOI}")
         assert answer is not None
         assert answer.status == 200
@@ -52,9 +57,9 @@ class TestStory:
         expect(page.get_by_role("button", name="Analyse").or_(page.get_by_role("link", name="Analyse"))).to_be_visible()
         shot(page, "landing")
 
-    def test_analyse_signs_in_and_comes_back_to_the_create_page(self, running: Running, page: Page) -> None:
+    def test_analyse_signs_in_and_comes_back_to_the_create_page(self, running: Site, page: Page) -> None:
         page.get_by_role("button", name="Analyse").click()
-        page.wait_for_url(re.compile(rf"^http://127\.0\.0\.1:{running.port + 1}/"))
+        page.wait_for_url(re.compile(rf"^{re.escape(running.issuer)}/"))
         shot(page, "sign-in")
         sign_in(page, "scientist")
         page.wait_for_url(re.compile(r"/instances/new"))
@@ -64,13 +69,13 @@ class TestStory:
         assert page.get_by_label("Name", exact=True).input_value()
         shot(page, "create")
 
-    def test_one_click_starts_and_the_page_goes_on_to_jupyterlab(self, running: Running, page: Page) -> None:
+    def test_one_click_starts_and_the_page_goes_on_to_jupyterlab(self, running: Site, page: Page) -> None:
         page.get_by_role("button", name="Start").click()
         page.wait_for_url(re.compile(r"/instances/[0-9a-f-]{36}/"))
         shot(page, "progress")
-        page.wait_for_url(re.compile(r"//[a-z0-9]+\.apps\.localhost:\d+/lab"), timeout=60_000)
+        page.wait_for_url(lab(running), timeout=60_000)
 
-    def test_the_notebook_opens_the_newest_run(self, running: Running, page: Page) -> None:
+    def test_the_notebook_opens_the_newest_run(self, running: Site, page: Page) -> None:
         expect(page.get_by_role("tab", name=re.compile("Welcome"))).to_be_visible(timeout=LAB_READY)
         expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=LAB_READY)
         page.get_by_role("menuitem", name="Run", exact=True).click(timeout=LAB_READY)
@@ -79,7 +84,7 @@ class TestStory:
         expect(printed).to_be_visible(timeout=60_000)
         said = re.search(r"Sum of train ids: (\d+)", printed.inner_text())
         assert said is not None
-        expected = sum(train_ids(newest_run(running.state)))
+        expected = sum(train_ids(newest_run(running.data)))
         assert expected > 0
         assert int(said.group(1)) == expected
 
@@ -107,21 +112,18 @@ class TestStory:
         picture.scroll_into_view_if_needed()
         shot(page, "notebook")
 
-    def test_the_data_are_read_only_and_nothing_else_can_be_reached(self, running: Running, page: Page) -> None:
+    def test_the_data_are_read_only_and_nothing_else_can_be_reached(self, running: Site, page: Page) -> None:
         seen = terminal(page, "for run in /work/data/*/r*; do touch $run/x; done")
         assert "Read-only file system" in seen
         portal = f"python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {running.port}), 3)'"
         assert "refused" in terminal(page, portal) or "unreachable" in terminal(page, portal)
-        back = running.state / "run" / "back"
-        for path in (back, running.state / "secrets", running.state / "run" / "supervisor"):
+        for path in running.private:
             assert "No such file" in terminal(page, f"ls {path}")
-        homes = terminal(page, f"ls {running.state}/homes {running.state}/local 2>&1 | head -5")
-        assert "No such file" in homes
         assert "home-mark" in terminal(page, "echo home-mark > /work/home/mark.txt; cat /work/home/mark.txt")
         assert "scratch-mark" in terminal(page, "echo scratch-mark > /work/kept.txt; cat /work/kept.txt")
 
     @pytest.mark.root
-    def test_it_ran_under_the_smallest_flavours_memory_limit(self, running: Running) -> None:
+    def test_it_ran_under_the_smallest_flavours_memory_limit(self, running: Site) -> None:
         limits = set()
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -141,7 +143,7 @@ class TestStory:
         assert str(2**30) in limits
 
     def test_script_on_the_instances_origin_has_no_power_over_the_portal(
-        self, running: Running, page: Page, visitor: BrowserContext
+        self, running: Site, page: Page, visitor: BrowserContext
     ) -> None:
         cookies = page.evaluate("document.cookie")
         assert "__Host-sid" not in cookies
@@ -162,7 +164,7 @@ class TestStory:
         )
         assert outcome == {"read": "refused", "write": "refused"}
 
-    def test_the_same_person_cannot_exceed_the_quota(self, running: Running, page: Page) -> None:
+    def test_the_same_person_cannot_exceed_the_quota(self, running: Site, page: Page) -> None:
         for _ in range(2):
             page.goto(f"{running.url}/instances/new?dois={DOI}")
             page.get_by_role("button", name="Start").click()
@@ -172,33 +174,33 @@ class TestStory:
         assert "delete" in text.lower()
         shot(page, "quota")
 
-    def test_stop_keeps_the_files_and_start_brings_it_back(self, running: Running, page: Page) -> None:
+    def test_stop_keeps_the_files_and_start_brings_it_back(self, running: Site, page: Page) -> None:
         self.open_first(running, page)
         page.get_by_role("button", name="Stop", exact=True).click()
         expect(page.get_by_role("button", name="Start", exact=True)).to_be_visible(timeout=30_000)
         page.get_by_role("button", name="Start", exact=True).click()
-        page.wait_for_url(re.compile(r"\.apps\.localhost:\d+/lab"), timeout=60_000)
+        page.wait_for_url(lab(running), timeout=60_000)
         expect(page.get_by_role("menuitem", name="Run", exact=True)).to_be_visible(timeout=LAB_READY)
         assert "scratch-mark" in terminal(page, "cat /work/kept.txt")
         assert "home-mark" in terminal(page, "cat /work/home/mark.txt")
 
-    def test_delete_keeps_the_home_and_a_new_instance_has_it(self, running: Running, page: Page) -> None:
+    def test_delete_keeps_the_home_and_a_new_instance_has_it(self, running: Site, page: Page) -> None:
         for href in self.instances(running, page):
             self.delete(running, page, href)
         page.goto(f"{running.url}/instances/new?dois={DOI}")
         page.get_by_role("button", name="Start").click()
-        page.wait_for_url(re.compile(r"\.apps\.localhost:\d+/lab"), timeout=60_000)
+        page.wait_for_url(lab(running), timeout=60_000)
         expect(page.get_by_role("menuitem", name="Run", exact=True)).to_be_visible(timeout=LAB_READY)
         assert "home-mark" in terminal(page, "cat /work/home/mark.txt")
         assert "No such file" in terminal(page, "cat /work/kept.txt")
 
-    def test_coming_back_does_not_throw_one_forward_again(self, running: Running, page: Page) -> None:
+    def test_coming_back_does_not_throw_one_forward_again(self, running: Site, page: Page) -> None:
         self.open_first(running, page)
         expect(page.get_by_role("link", name="Open JupyterLab")).to_be_visible()
         page.wait_for_timeout(3_000)
         assert page.url.startswith(running.url)
 
-    def test_the_account_page_shows_the_home_and_guards_its_deletion(self, running: Running, page: Page) -> None:
+    def test_the_account_page_shows_the_home_and_guards_its_deletion(self, running: Site, page: Page) -> None:
         account = f"{running.url}/auth/account/"
         page.goto(account)
         homes = page.get_by_role("region", name="My homes")
@@ -208,7 +210,7 @@ class TestStory:
         expect(page.get_by_text(re.compile("Delete it first|Delete them first"))).to_be_visible()
         expect(page.get_by_role("button", name="Delete this home")).to_have_count(0)
 
-    def test_a_home_goes_only_by_its_own_confirmed_act(self, running: Running, page: Page) -> None:
+    def test_a_home_goes_only_by_its_own_confirmed_act(self, running: Site, page: Page) -> None:
         for href in self.instances(running, page):
             self.delete(running, page, href)
         page.goto(f"{running.url}/auth/account/")
@@ -220,26 +222,26 @@ class TestStory:
         page.get_by_label(re.compile("to confirm")).fill(word)
         page.get_by_role("button", name="Delete this home").click()
         expect(page.get_by_role("link", name="Delete this home")).to_have_count(0, timeout=30_000)
-        assert not list((running.state / "homes").glob("*/mark.txt"))
+        assert not list((running.files / "homes").glob("*/mark.txt"))
 
     def test_the_browser_had_nothing_to_complain_about_on_the_portal(
-        self, running: Running, visitor: BrowserContext
+        self, running: Site, visitor: BrowserContext
     ) -> None:
         ours = [text for text in visitor.complaints if "Content Security Policy" in text]  # type: ignore[attr-defined]
         assert ours == []
 
     @staticmethod
-    def instances(running: Running, page: Page) -> list[str]:
+    def instances(running: Site, page: Page) -> list[str]:
         """Return the addresses of the instances in the list, the newest first."""
         page.goto(f"{running.url}/instances/")
         hrefs = [link.get_attribute("href") or "" for link in page.locator("main a[href^='/instances/']").all()]
         return list(dict.fromkeys(href for href in hrefs if re.fullmatch(r"/instances/[0-9a-f-]{36}/", href)))
 
-    def open_first(self, running: Running, page: Page) -> None:
+    def open_first(self, running: Site, page: Page) -> None:
         """Open the page of the instance that was made first."""
         page.goto(running.url + self.instances(running, page)[-1])
 
-    def delete(self, running: Running, page: Page, href: str) -> None:
+    def delete(self, running: Site, page: Page, href: str) -> None:
         page.goto(running.url + href)
         page.get_by_role("button", name="Delete").or_(page.get_by_role("link", name="Delete")).first.click()
         page.get_by_role("button", name=re.compile("Delete")).last.click()
