@@ -6,13 +6,14 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import json
 import signal
 import socket
 import sys
 
 import uvloop
 
-from instances.gateway import workers
+from instances.gateway import metrics, workers
 from instances.gateway.config import CannotStart, Config, read
 from instances.gateway.log import Log
 from instances.gateway.server import Gateway
@@ -40,6 +41,7 @@ async def _alone(config: Config) -> None:
     stop = _stop_on_signals()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reception.reload_certificates)
     await gateway.start()
+    await metrics.serve(config, metrics.of_one(gateway))
     _settle()
     await stop.wait()
     await gateway.stop()
@@ -59,17 +61,35 @@ async def _below(config: Config, given: argparse.Namespace) -> None:
     gateway.open()
     _settle()
     writer.write(b"ready\n")
-    draining = asyncio.create_task(_drain_when_told(gateway, reader))
+    told = asyncio.Event()
+    hearing = asyncio.create_task(_hear(gateway, reader, writer, told))
+    leaving = asyncio.create_task(_leave(gateway, told))
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((draining, stopping), return_when=asyncio.FIRST_COMPLETED)
-    for task in (draining, stopping):
+    await asyncio.wait((leaving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    for task in (hearing, leaving, stopping):
         task.cancel()
     await gateway.stop()
+    _tell(gateway, writer)
 
 
-async def _drain_when_told(gateway: Gateway, reader: asyncio.StreamReader) -> None:
-    while await reader.readline() not in (b"drain\n", b""):
-        pass
+def _tell(gateway: Gateway, writer: asyncio.StreamWriter) -> None:
+    writer.write(json.dumps(gateway.metrics.figures(gateway)).encode() + b"\n")
+
+
+async def _hear(
+    gateway: Gateway, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, told: asyncio.Event
+) -> None:
+    """Give figures as often as asked. A parent that is no more means draining, too."""
+    while word := await reader.readline():
+        if word == b"figures\n":
+            _tell(gateway, writer)
+        else:
+            told.set()
+    told.set()
+
+
+async def _leave(gateway: Gateway, told: asyncio.Event) -> None:
+    await told.wait()
     await gateway.drain()
 
 

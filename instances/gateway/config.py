@@ -68,6 +68,7 @@ class Config:
     #: our own TLS; without it plain HTTP is spoken, as behind a proxy or on one machine
     tls: tuple[Pair, ...] = ()
     redirect_listen: tuple[tuple[str, int], ...] = ()
+    metrics_listen: tuple[tuple[str, int], ...] = ()
     #: how many processes share the work, below a parent; 0 is this one alone
     processes: int = 0
 
@@ -133,6 +134,15 @@ def _listen(name: str, text: str, demo: bool) -> tuple[tuple[str, int], ...]:
     return tuple(addresses)
 
 
+def _private(name: str, text: str, demo: bool) -> tuple[tuple[str, int], ...]:
+    addresses = _listen(name, text, demo)
+    for host, _port in addresses:
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified or not address.is_private:
+            raise CannotStart(f"{name} must be a private address, not {host}: whoever reaches it can read it.")
+    return addresses
+
+
 def _refuse_unsafe(config: Config) -> None:
     """What the portal's own checks say of their settings, said of ours: outside the demo nothing unsafe starts."""
     portal, apps = config.portal_host, config.apps_host
@@ -181,7 +191,7 @@ def read(env: Mapping[str, str] | None = None) -> Config:
         raise CannotStart(f"GATEWAY_TRUSTED_PROXIES: {error}.") from None
     default = Limits()
     demo = env.get("BEAMPORT_DEMO", "") == "1"
-    redirect = env.get("GATEWAY_REDIRECT_LISTEN", "").strip()
+    redirect, metrics = (env.get(f"GATEWAY_{name}_LISTEN", "").strip() for name in ("REDIRECT", "METRICS"))
     config = Config(
         listen=_listen("GATEWAY_LISTEN", _text(env, "GATEWAY_LISTEN"), demo),
         portal_url=portal_url,
@@ -193,6 +203,7 @@ def read(env: Mapping[str, str] | None = None) -> Config:
         trusted_proxies=proxies,
         tls=_pairs(env, parts.scheme),
         redirect_listen=_listen("GATEWAY_REDIRECT_LISTEN", redirect, demo) if redirect else (),
+        metrics_listen=_private("GATEWAY_METRICS_LISTEN", metrics, demo) if metrics else (),
         processes=_processes(env.get("GATEWAY_PROCESSES", "").strip()),
         limits=Limits(
             connections=int(_number(env, "GATEWAY_CONNECTIONS", default.connections)),

@@ -45,6 +45,8 @@ class Link:
             (b"Content-Type", b"application/json"),
         ]
         self.up = asyncio.Event()
+        #: when the portal was heard last (monotonic)
+        self.heard = time.monotonic()
         #: the uid behind the portal's socket; no instance may have it
         self.portal_uid = os.geteuid()
 
@@ -68,6 +70,7 @@ class Link:
         stream = lines(self._endpoint, "/stream", self._fields, silence=SILENCE, limit=_LINE, on_peer=self._note_peer)
         first = True
         async for line in stream:
+            self.heard = time.monotonic()
             if not line:
                 continue
             self._table.apply(json.loads(line))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from instances.gateway.config import CannotStart, Config
 from instances.gateway.log import Log
+from instances.gateway.metrics import Metrics
 
 _BACKLOG = 1024
 _AT_ONCE = 64
@@ -62,10 +63,11 @@ def _bound(host: str, port: int, shared: bool) -> socket.socket:
 class Listener:
     """Accepts from one socket and hands each connection to `take`."""
 
-    def __init__(self, door: Door, take: Take, log: Log) -> None:
+    def __init__(self, door: Door, take: Take, log: Log, metrics: Metrics) -> None:
         self.door = door
         self._take = take
         self._log = log
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
 
@@ -101,5 +103,6 @@ class Listener:
     def _back_off(self, error: OSError) -> None:
         """Who waits stays in the kernel's queue; asking at once again would only burn the processor."""
         self._log.event("warning", "cannot accept", error=error.strerror, seconds=_BACK_OFF)
+        self._metrics.pauses += 1
         self._loop.remove_reader(self.door.sock)
         self._pause = self._loop.call_later(_BACK_OFF, self.start)

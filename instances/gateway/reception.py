@@ -37,7 +37,7 @@ class Reception:
         self._certificates_due = 0.0
         self._most = self._config.limits.connections
         self._per_address: dict[str, int] = {}
-        self._opening = 0
+        self.opening = 0
         self.clients: set[Client] = set()
 
     def _load_certificates(self) -> Certificates | None:
@@ -54,14 +54,15 @@ class Reception:
         redirects = cast("Gateway", Redirects(self._gateway))
         for door in doors:
             owner = redirects if door.redirects else self._gateway
-            self._listeners.append(Listener(door, partial(self._take, owner), self._gateway.log))
+            take = partial(self._take, owner)
+            self._listeners.append(Listener(door, take, self._gateway.log, self._gateway.metrics))
         for listener in self._listeners:
             listener.start()
         return [door.port for door in doors]
 
     @property
     def empty(self) -> bool:
-        return not self.clients and not self._opening
+        return not self.clients and not self.opening
 
     def close(self) -> None:
         while self._listeners:
@@ -80,18 +81,26 @@ class Reception:
     # ---- one connection ----
     def _take(self, owner: Gateway, sock: socket.socket, address: str) -> None:
         encrypted = self._certificates is not None and owner is self._gateway
-        if self._is_full(address) or (encrypted and self._opening >= self._config.limits.handshakes):
+        reason = self._full(address, encrypted)
+        if reason:
+            self._gateway.metrics.refused[reason] += 1
             sock.close()
             return
         self._per_address[address] = self._per_address.get(address, 0) + 1
-        self._opening += 1
+        self.opening += 1
         self._gateway.spawn(self._open(Client(owner), sock, address, encrypted))
 
-    def _is_full(self, address: str) -> bool:
-        if len(self.clients) + self._opening >= self._most:
-            return True
+    def _full(self, address: str, encrypted: bool) -> str:
+        """Return why one more connection is too many, or nothing."""
+        limits = self._config.limits
+        if len(self.clients) + self.opening >= self._most:
+            return "connections"
+        if encrypted and self.opening >= limits.handshakes:
+            return "handshakes"
         held = self._per_address.get(address, 0)
-        return held >= self._config.limits.per_address and not is_within(address, self._config.trusted_proxies)
+        if held >= limits.per_address and not is_within(address, self._config.trusted_proxies):
+            return "address"
+        return ""
 
     async def _open(self, client: Client, sock: socket.socket, address: str, encrypted: bool) -> None:
         """Shake hands. Who fails here was never a client."""
@@ -105,9 +114,10 @@ class Reception:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock, **options)
         except (OSError, TimeoutError):  # SSLError is an OSError
+            self._gateway.metrics.refused["handshake"] += 1
             sock.close()
         finally:
-            self._opening -= 1
+            self.opening -= 1
             if not client.address:  # it never came to be connected
                 self._let_go(address)
 

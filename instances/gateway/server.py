@@ -23,6 +23,7 @@ from instances.gateway.http1 import Request, build
 from instances.gateway.link import Link
 from instances.gateway.listen import Door
 from instances.gateway.log import Log
+from instances.gateway.metrics import Metrics
 from instances.gateway.probes import Probes
 from instances.gateway.reception import Reception
 from instances.gateway.registry import Registry
@@ -48,11 +49,12 @@ class Gateway:
         self.log = log or Log()
         self.clock = Clock()
         self.draining = False
+        self.metrics = Metrics()
         self.registry = Registry()
         self.usage = Usage()
         self.link = Link(config.internal, config.token, self, self.log)
         self.routes = Routes(config.instance_key, config.scheme)
-        self.sessions = Sessions(self.clock, self.link.renew, self._close_session)
+        self.sessions = Sessions(self.clock, self._renew, self._close_session)
         self.pool = Pool(self._may_serve)
         self.probes = Probes(self.routes, self.link, self.usage, self._may_serve, leads=leads)
         aliases = frozenset(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in config.listen)
@@ -131,8 +133,10 @@ class Gateway:
     async def _tick(self) -> None:
         renewing: asyncio.Task[None] | None = None
         while True:
+            due = time.monotonic() + _TICK
             await asyncio.sleep(_TICK)
             now = time.monotonic()
+            self.metrics.lag = max(now - due, 0.0)
             for client in tuple(self._clients):
                 client.check(now)
                 self.count_tunnel(client, now)
@@ -157,6 +161,8 @@ class Gateway:
         if client.tunnel is not None and client.session is not None:
             received, sent = client.tunnel.moved(now)
             self.usage.add(client.session.sid, received, sent, 0)
+            self.metrics.received += received
+            self.metrics.sent += sent
             if received:
                 client.session.used = True
 
@@ -321,19 +327,43 @@ class Gateway:
         for client in self.registry.of_instance(old.instance):
             client.abort()
 
+    async def _renew(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        try:
+            answer = await self.link.renew(rows)
+        except (OSError, TimeoutError, ValueError):
+            self.metrics.renewals["failed"] += len(rows)
+            raise
+        self.metrics.renewals["renewed"] += len(answer["sessions"])
+        self.metrics.renewals["gone"] += len(answer["gone"])
+        return answer
+
     def _close_session(self, sid: str) -> None:
-        for client in self.registry.of_session(sid):
+        clients = tuple(self.registry.of_session(sid))
+        if not clients:
+            return
+        began = time.monotonic()
+        for client in clients:
             client.abort()
+
+        def closed() -> None:
+            counts = self.metrics.withdrawals
+            counts[:] = counts[0] + 1, counts[1] + len(clients), counts[2] + time.monotonic() - began
+
+        asyncio.get_running_loop().call_soon(closed)  # behind the ends of those connections
 
     # ---- log ----
     def log_exchange(self, client: Client, exchange: Exchange, status: int) -> None:
         request = exchange.request
         session = ""
+        # what passed through an instance's tunnel has been counted on the way
+        received, sent = (0, 0) if status == 101 and exchange.grant else (exchange.received, exchange.sent)
+        self.metrics.requests[status // 100] += 1
+        self.metrics.received += received
+        self.metrics.sent += sent
         if exchange.grant is not None:
             grant = exchange.grant
             session = grant.session.tag
-            passed = (0, 0) if status == 101 else (exchange.received, exchange.sent)  # a tunnel's are counted already
-            self.usage.add(grant.session.sid, *passed, 1)
+            self.usage.add(grant.session.sid, received, sent, 1)
         self.log.request(
             client.address,
             request.host,
@@ -350,6 +380,7 @@ class Gateway:
     def log_own(self, client: Client, status: int, sent: int) -> None:
         request = client.request
         host, method, target = (request.host, request.method, request.target) if request else (b"", b"-", b"")
+        self.metrics.answers[status] += 1
         self.log.request(client.address, host, method, target, status, 0, sent, 0.0, "", "")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import socket
 import sys
@@ -19,12 +20,14 @@ from typing import Any
 from instances.gateway.config import Config
 from instances.gateway.listen import Door, bind
 from instances.gateway.log import Log
+from instances.gateway.metrics import Figures, add_up, counters, exposition, serve
 
 #: a process that has lived so long did not die of its start
 _SETTLED = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 #: how long new processes may take until they accept, before the reload is given up
 _PATIENCE = 30.0
+_ANSWERS_WITHIN = 1.0
 #: beyond what the processes themselves need to end
 _GRACE = 5.0
 
@@ -37,17 +40,33 @@ class Worker:
         self.process = process
         self.began = time.monotonic()
         self.ready = asyncio.Event()
+        self.figures: Figures = {}
+        self._heard = asyncio.Event()
         self._control = control
 
     async def listen(self) -> None:
         """Hear what it says, until it has ended."""
         reader, self._writer = await asyncio.open_connection(sock=self._control)
-        while line := await reader.readline():
-            if line == b"ready\n":
-                self.ready.set()
+        with contextlib.suppress(OSError):
+            while line := await reader.readline():
+                if line == b"ready\n":
+                    self.ready.set()
+                else:
+                    self.figures = json.loads(line)
+                    self._heard.set()
+        self._writer.close()
 
     def tell(self, word: str) -> None:
         self._writer.write(word.encode() + b"\n")
+
+    async def look(self) -> None:
+        """Have it say its figures; those it said before stand when it does not answer."""
+        if self.ready.is_set():
+            self._heard.clear()
+            self.tell("figures")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ANSWERS_WITHIN):
+                    await self._heard.wait()
 
     def signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -72,6 +91,8 @@ class Parent:
         self._workers: set[Worker] = set()
         self._waits: dict[int, float] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        #: what processes that have ended counted
+        self._past: Figures = {}
         self._stopping = False
         self._reloading: asyncio.Task[None] | None = None
 
@@ -83,6 +104,7 @@ class Parent:
             loop.add_signal_handler(name, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         self._bind()
+        await serve(self._config, self._figures)
         slots = range(self._config.processes)
         for slot in slots:
             self._current[slot] = await self._start(slot)
@@ -113,7 +135,6 @@ class Parent:
         theirs.close()
         worker = Worker(slot, process, ours)
         self._workers.add(worker)
-        self._spawn(worker.listen())
         self._spawn(self._watch(worker))
         return worker
 
@@ -125,8 +146,10 @@ class Parent:
 
     # ---- watching ----
     async def _watch(self, worker: Worker) -> None:
+        await worker.listen()
         status = await worker.process.wait()
         self._workers.discard(worker)
+        self._past = add_up([self._past, counters(worker.figures)])
         if self._stopping or self._current.get(worker.slot) is not worker:
             return
         self._log.event("error", "gateway process ended", process=worker.slot, status=status)
@@ -141,6 +164,12 @@ class Parent:
         else:
             self._waits[worker.slot] = min(max(self._waits.get(worker.slot, 0.0) * 2, _FIRST_WAIT), _LONGEST_WAIT)
         return self._waits[worker.slot]
+
+    async def _figures(self) -> str:
+        workers = sorted(self._workers, key=lambda worker: worker.process.pid)
+        await asyncio.gather(*(worker.look() for worker in workers))
+        each = {str(worker.process.pid): worker.figures for worker in workers}
+        return exposition(add_up([self._past, *each.values()]), each)
 
     # ---- replacing ----
     def _reload_soon(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from instances.gateway.tunnel import accept_of
-from tests.gateway.harness import INSTANCE_KEY, TOKEN, WAIT, Harness, Reply, Wire, door, request
+from tests.gateway.harness import INSTANCE_KEY, TOKEN, WAIT, Harness, Reply, Wire, free_port, request
 
 SLUG = "alpha1234"
 _KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -29,9 +29,7 @@ class Front:
 
     def __init__(self, gateway: Harness, **environment: str) -> None:
         self.gateway = gateway
-        free = door()
-        self.port = free.port
-        free.sock.close()
+        self.port = free_port()
         self.log_path = gateway.folder / f"front-{self.port}.log"
         settings = {
             "PATH": os.environ["PATH"],

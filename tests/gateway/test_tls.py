@@ -144,19 +144,19 @@ def test_a_handshake_that_does_not_end_is_given_up(authority: Authority) -> None
     with Encrypted(authority, Limits(handshake=0.2, drain=0.1)) as gateway, gateway.plain() as wire:
         wire.send(b"\x16\x03\x01")
         assert wire.closed
-        gateway.until(lambda: not gateway.gateway.reception._opening)
+        gateway.until(lambda: not gateway.gateway.reception.opening)
         assert not gateway.gateway.reception._per_address
 
 
 def test_handshakes_under_way_are_bounded(authority: Authority) -> None:
     with Encrypted(authority, Limits(handshakes=3, drain=0.1)) as gateway:
         slow = [gateway.plain() for _ in range(3)]
-        gateway.until(lambda: gateway.gateway.reception._opening == 3)
+        gateway.until(lambda: gateway.gateway.reception.opening == 3)
         with gateway.plain() as fourth:
             assert fourth.closed
         for wire in slow:
             wire.sock.close()
-        gateway.until(lambda: not gateway.gateway.reception._opening)
+        gateway.until(lambda: not gateway.gateway.reception.opening)
         assert gateway.get(host=f"localhost:{gateway.port}").status == 200
 
 
@@ -165,7 +165,7 @@ def test_broken_handshakes_leave_nothing_behind(gateway: Encrypted) -> None:
         with gateway.plain() as wire:
             wire.send(start)
     inner = gateway.gateway
-    gateway.until(lambda: not inner.reception._opening and not inner.reception._per_address)
+    gateway.until(lambda: not inner.reception.opening and not inner.reception._per_address)
     gateway.until(lambda: len(inner._tasks) < 10)
     assert not inner._clients
 
