@@ -16,6 +16,7 @@ SENTENCES = {
     "not-answering": "The machine runs, but its service does not answer just now.",
     "held": "An administrator of the system that runs the machines is working on this one. Please wait.",
     "no-capacity": "There is no room for this machine right now. We keep trying.",
+    "waiting-for-turn": "Many machines are starting just now; this one waits for its turn.",
     "rejected": "The system that runs the machines refused the request. An operator has to look at it.",
     "image-missing": "The software environment of this plan is not there. Tell support, or choose another plan.",
     "mount-missing": "Data of this instance are not where they should be, so it was not started.",
@@ -27,6 +28,8 @@ SENTENCES = {
     "shut-down": "The machine was shut down from inside or by an operator. Start brings it back.",
     "ended": "The machine ended by itself. Start brings it back.",
     "out-of-memory": "A program used up the machine's memory and was ended.",
+    "process-limit": "A program started as many processes as the machine may have; more are refused. End some of "
+    "them, or restart the kernel; a reboot ends them all.",
     "disk-full": "The disk is full.",
     "supervisor-restarted": "The service that keeps the machines was restarted. Start brings this one back.",
     "home-owner": "Your home belongs to another account on the storage. An operator has to look at it.",

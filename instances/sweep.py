@@ -154,7 +154,8 @@ def measure_homes(row: Provider) -> None:
             log.warning("home not measured", home=home.key, error=str(error)[:500])
             continue
         if usage.measured_at is not None:
-            Home.objects.filter(pk=home.pk).update(used=usage.used, measured_at=usage.measured_at)
+            limit = usage.limit or home.limit
+            Home.objects.filter(pk=home.pk).update(used=usage.used, limit=limit, measured_at=usage.measured_at)
 
 
 def forget_expired() -> None:

@@ -13,6 +13,7 @@ from instances import clouds, leases, reconcile, services, sweep, transitions
 from instances.lifecycle import Phase
 from instances.models import Instance, Leftover
 from instances.providers.base import MountKind, MountMissing, NoCapacity, ProviderUnavailable, Rejected
+from instances.providers.local.wire import refusal
 from instances.providers.memory import MemoryProvider
 from portal.lib import clock
 from tests.factories.auth import PersonFactory
@@ -217,6 +218,20 @@ def test_no_room_until_the_deadline_is_the_reason_of_the_error(request_one, prov
     expire(instance)
     settle(instance)
     assert (instance.state, instance.reason) == ("error", "no-capacity")
+
+
+def test_who_waits_for_a_turn_does_not_run_out_of_time(request_one, provider):
+    busy = refusal(NoCapacity, "waiting-for-turn", "4 machines are starting just now")
+    use_cloud(provider, faulty.FailsAt(options(provider), "create", busy, times=1))
+    instance = request_one()
+    Instance.objects.filter(pk=instance.pk).update(deadline_at=clock.now() + timedelta(seconds=5))
+    reconcile.run(instance.pk)
+    instance.refresh_from_db()
+    assert (instance.state, instance.reason) == ("building", "waiting-for-turn")
+    assert "waits for its turn" in instance.detail
+    assert instance.deadline_at > clock.now() + timedelta(seconds=30)
+    settle(instance)
+    assert instance.state == "starting"
 
 
 def test_a_refused_create_is_an_error_with_its_reason(request_one, provider):

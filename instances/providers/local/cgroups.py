@@ -75,14 +75,17 @@ class Group:
 
     def memory_kills(self) -> int:
         """Return how many processes the kernel ended here for memory."""
-        folder = self.folders.get("memory")
+        return self._count("memory", "memory.events" if self.version == 2 else "memory.oom_control", "oom_kill")
+
+    def refused_processes(self) -> int:
+        """Return how often a process or thread was refused here, because there were as many as may be."""
+        return self._count("pids", "pids.events", "max")
+
+    def _count(self, controller: str, file: str, event: str) -> int:
+        folder = self.folders.get(controller)
         if folder is None:
             return 0
-        try:
-            text = (folder / ("memory.events" if self.version == 2 else "memory.oom_control")).read_text()
-        except OSError:
-            return 0
-        return sum(int(line.split()[1]) for line in text.splitlines() if line.split()[0] == "oom_kill")
+        return sum(int(line.split()[1]) for line in _lines(folder / file) if line.split()[0] == event)
 
     def pids(self) -> set[int]:
         found: set[int] = set()
@@ -176,8 +179,12 @@ def _mounted(mounts: Path) -> tuple[dict[str, Path], Path | None]:
 
 
 def _words(path: Path) -> list[str]:
+    return [word for line in _lines(path) for word in line.split()]
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().split()
+        return path.read_text().splitlines()
     except OSError:
         return []
 

@@ -42,6 +42,12 @@ async def used(folder: Path, uid: int) -> int | None:
     return int(first) if first.isdigit() else None
 
 
+def size(folder: Path) -> int:
+    """Return the bytes that a folder's file system holds for its users."""
+    state = os.statvfs(folder)
+    return (state.f_blocks - state.f_bfree + state.f_bavail) * state.f_frsize
+
+
 async def remove(folder: Path) -> None:
     """Remove a folder that was set aside; what fails is tried again at the next start."""
     code, _ = await _run("rm", "-rf", "--one-file-system", "--", str(folder), seconds=3600)

@@ -20,13 +20,17 @@ from instances.providers.local.bubblewrap import Bubblewrap
 from instances.providers.local.cgroups import Groups, Limits
 from instances.providers.local.session import Log, Order, Session, start, tail
 from instances.providers.local.store import Ending, Record, Store
-from instances.providers.local.wire import home_key, name_of, unpack_data, unpack_spec
+from instances.providers.local.wire import home_key, name_of, refusal, unpack_data, unpack_spec
 from portal.lib.hashing import instance_secret
 
 log = logging.getLogger("beamport.supervisor")
 
 #: processes and threads of one session
 PROCESSES = 512
+#: seconds after which a server that has not opened its sockets holds up nobody else's start
+_STARTING = 60.0
+#: the share of its memory from which a session without a cgroup is watched more closely
+_NEARLY = 0.7
 #: of the log that people see
 LINES = 40
 
@@ -45,6 +49,8 @@ class Machines:
     #: being started or stopped just now
     moving: set[str] = field(default_factory=set)
     usage: dict[str, tuple[int, float]] = field(default_factory=dict)
+    #: how many machines may start at a time
+    turns: int = max(4, 2 * (os.cpu_count() or 1))
     #: memory of machines that are on their way to run
     promised: dict[str, int] = field(default_factory=dict)
     _locks: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
@@ -60,7 +66,7 @@ class Machines:
                 if known.deployment != wanted.deployment:
                     raise Rejected(f"the name {wanted.name} is taken by another deployment")
                 return wanted.name
-            with self._memory(wanted.name, wanted.flavour.memory):
+            with self._room(wanted.name, wanted.flavour.memory):
                 record = self.store.make(wanted)
                 try:
                     await self._start(record)
@@ -74,7 +80,7 @@ class Machines:
             record = self._mine(name, deployment)
             if name not in self.running:
                 record = self._remounted(record, data)
-                with self._memory(name, record.memory):
+                with self._room(name, record.memory):
                     self.store.check_disk()
                     await self._start(record)
 
@@ -131,14 +137,17 @@ class Machines:
 
     # ---- homes ----
     async def home_usage(self, key: str) -> dict[str, Any]:
-        """Return bytes and when they were counted (seconds since the epoch); none for a home that is not there."""
+        """Return bytes and when they were counted (seconds since the epoch); none for a home that is not there.
+
+        `limit` is what a file system of its own holds, 0 where there is none.
+        """
         folder = self.store.homes / home_key(key)
         if not folder.is_dir():
-            return {"used": 0, "at": time.time()}
+            return {"used": 0, "at": time.time(), "limit": 0}
         if key not in self.usage or time.time() - self.usage[key][1] > self.every:
             await self._measure(key)
         used, at = self.usage.get(key, (None, None))
-        return {"used": used, "at": at}
+        return {"used": used, "at": at, "limit": disk.size(folder) if os.path.ismount(folder) else 0}
 
     async def delete_home(self, key: str) -> None:
         users = self.store.home_users(home_key(key))
@@ -168,18 +177,26 @@ class Machines:
         await asyncio.gather(*(self._end_with_us(name) for name in names), return_exceptions=True)
 
     async def look_after(self) -> None:
-        """Count the kernel's kills and, without a memory cgroup, play its part."""
+        """Tell what the kernel ended or refused in the name of a limit."""
         for session in [*self.running.values()]:
-            kills = session.group.memory_kills()
-            if kills > session.kills:
-                session.kills = kills
-                log.info("%s: a process was ended for memory", session.record.name)
-                self.publish({"event": "changed", "name": session.record.name, "reason": "out-of-memory"})
-            if "memory" in self.groups.missing:
-                pids = await asyncio.to_thread(processes.descendants, session.process.pid)
-                if await asyncio.to_thread(processes.memory, pids) > session.record.memory:
-                    session.verdict = "out-of-memory"
-                    session.kill()
+            before = session.limit_reached
+            session.kills, session.refused = session.group.memory_kills(), session.group.refused_processes()
+            if session.limit_reached != before:
+                log.info("%s: %s", session.record.name, session.limit_reached)
+                self.publish({"event": "changed", "name": session.record.name, "reason": session.limit_reached})
+
+    async def watch_memory(self) -> None:
+        """Without a memory cgroup play its part; who is near the limit is looked at each time, others each second."""
+        now = time.monotonic()
+        due = [session for session in self.running.values() if session.weigh_at <= now]
+        if "memory" not in self.groups.missing or not due:
+            return
+        taken = await asyncio.to_thread(processes.memory_below, [session.process.pid for session in due])
+        for session, memory in zip(due, taken, strict=True):
+            session.weigh_at = now + (0.0 if memory > _NEARLY * session.record.memory else 1.0)
+            if memory > session.record.memory:
+                session.verdict = "out-of-memory"
+                session.kill()
 
     async def measure(self) -> None:
         """Count the homes in use, and end who fills more disk than his flavour has."""
@@ -277,7 +294,8 @@ class Machines:
                 for service in record.services
             ]
             phase = Phase.PENDING if session.stopping else Phase.RUNNING
-            reason, detail = ("out-of-memory", _memory_text(record)) if session.kills else ("", "")
+            reason = session.limit_reached
+            detail = _memory_text(record) if reason == "out-of-memory" else ""
             return seen | {"phase": phase, "endpoints": sockets, "reason": reason, "detail": detail}
         if name in self.moving:
             return seen | {"phase": Phase.PENDING}
@@ -295,8 +313,14 @@ class Machines:
         return record if data is None else self.store.remount(record, unpack_data(data))
 
     @contextlib.contextmanager
-    def _memory(self, name: str, wanted: int) -> Iterator[None]:
-        """Keep memory for a machine until it runs, so that of many that start at once none gets another's."""
+    def _room(self, name: str, wanted: int) -> Iterator[None]:
+        """Keep memory for a machine until it runs, so that of many that start at once none gets another's.
+
+        As many start at a time as the cores can carry: all at once, all would be late.
+        """
+        starting = {*self.promised, *(one for one, session in self.running.items() if self._still_starts(session))}
+        if len(starting) >= self.turns:
+            raise refusal(NoCapacity, "waiting-for-turn", f"{len(starting)} machines are starting just now")
         have = self.capacity()
         if have["given"] + wanted > have["memory"]:
             raise NoCapacity(f"{have['given']} of {have['memory']} bytes of memory are given to running instances")
@@ -305,6 +329,13 @@ class Machines:
             yield
         finally:
             del self.promised[name]
+
+    def _still_starts(self, session: Session) -> bool:
+        """Whether it was started a moment ago and has not opened its sockets yet."""
+        if session.stopping or time.monotonic() - session.began > _STARTING:
+            return False
+        record = session.record
+        return not all(self.store.socket(record.name, service.name).exists() for service in record.services)
 
     async def _measure(self, key: str) -> None:
         folder = self.store.homes / key

@@ -9,6 +9,11 @@ from pathlib import Path
 
 def descendants(root: int) -> list[int]:
     """Return all processes below `root`, parents before children; orphans stay below their namespace's first."""
+    return _below(root, _children())
+
+
+def _children() -> dict[int, list[int]]:
+    """Return who is whose child on this machine, in one walk through /proc."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -16,6 +21,10 @@ def descendants(root: int) -> list[int]:
                 stat = Path(f"/proc/{entry}/stat").read_text()
                 parent = int(stat[stat.rindex(")") + 2 :].split()[1])
                 children.setdefault(parent, []).append(int(entry))
+    return children
+
+
+def _below(root: int, children: dict[int, list[int]]) -> list[int]:
     found, queue = [], [root]
     while queue:
         below = children.get(queue.pop(0), [])
@@ -31,9 +40,10 @@ def program(pid: int) -> str:
         return ""
 
 
-def memory(pids: list[int]) -> int:
-    """Return the bytes that these processes take together; shared pages count once (PSS), else resident ones."""
-    return sum(_pss(pid) for pid in pids)
+def memory_below(roots: list[int]) -> list[int]:
+    """Return the bytes that all processes below each root take; shared pages count once (PSS), else resident ones."""
+    children = _children()
+    return [sum(_pss(pid) for pid in _below(root, children)) for root in roots]
 
 
 def _pss(pid: int) -> int:

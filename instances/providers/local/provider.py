@@ -86,7 +86,7 @@ class LocalProvider:
         found = self._ask(_COUNT, "home_usage", key=home.key)
         with _sense():
             at = datetime.fromtimestamp(found["at"], UTC) if found["at"] is not None else None
-            return Usage(int(found["used"] or 0), home.limit, at)
+            return Usage(int(found["used"] or 0), int(found["limit"]) or home.limit, at)
 
     def delete_home(self, home: Home) -> None:
         self._ask(_VERB, "delete_home", key=home.key)

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,11 +76,21 @@ class Session:
     first: int  # a pidfd
     group: Group
     log: Log
+    began: float = field(default_factory=time.monotonic)
     stopping: bool = False
     #: the watchdog ended it, and why
     verdict: str = ""
     kills: int = 0
+    #: processes and threads that it was refused
+    refused: int = 0
+    #: when its memory is to be summed up again, where no cgroup does it
+    weigh_at: float = 0.0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def limit_reached(self) -> str:
+        """The reason that a page gives while it runs on; empty when no limit was reached."""
+        return "out-of-memory" if self.kills else "process-limit" if self.refused else ""
 
     async def end(self, grace: float = GRACE_SECONDS) -> None:
         """Ask the server inside to end, then end everything; returns when nothing of the namespace is left."""

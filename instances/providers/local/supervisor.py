@@ -45,6 +45,7 @@ OPERATIONS = (
 RESERVE = 256 * 2**20
 SHORTEST_KEY = 32
 _LOOK_AFTER = 1.0
+_WATCH = 0.25
 _HEARTBEAT = 5.0
 
 
@@ -208,6 +209,7 @@ async def run(settings: Settings, machines: Machines) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     rounds = [
         asyncio.create_task(_repeat(machines.look_after, _LOOK_AFTER)),
+        asyncio.create_task(_repeat(machines.watch_memory, _WATCH)),
         asyncio.create_task(_repeat(machines.measure, settings.count_every)),
     ]
     log.info("the supervisor listens on %s", folder / "supervisor.sock")
