@@ -94,7 +94,10 @@ class Line:
         return f"{found['state']} {found['reason']}".strip()
 
     def _expect_no_more_than_there_should_be(self) -> None:
-        alive = self.account.site.rows("SELECT uid FROM instances_instance WHERE state <> 'deleted'")
+        alive = self.account.site.rows(
+            "SELECT i.uid FROM instances_instance i JOIN accounts_user u ON u.id = i.owner_id "
+            "WHERE u.handle = 'killer' AND i.state <> 'deleted'"
+        )
         assert {uid for (uid,) in alive} == {self.witness.instance, *self.next.values()}
 
     def mend(self) -> None:

@@ -25,6 +25,7 @@ import psycopg
 from tests.browser.conftest import free_port
 from tests.embedded.test_up import ROOT, Portal, environment
 from tests.providers.local.notebook import Jupyter, Kernel
+from tests.providers.local.test_limits import small_disk
 
 #: how long a page or an answer of the API may take on a machine that is busy with a fault
 PATIENCE = 30.0
@@ -52,7 +53,8 @@ class Site(Portal):
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Ask the portal's own PostgreSQL, past the portal."""
         with psycopg.connect(host=str(self.state / "run" / "back"), user="beamport", dbname="beamport") as connection:
-            return connection.execute(query).fetchall()  # type: ignore[call-overload, no-any-return]
+            done = connection.execute(query)  # type: ignore[call-overload]
+            return done.fetchall() if done.description else []
 
     def pid(self, name: str) -> int:
         if name == "up":
@@ -150,6 +152,10 @@ class Account:
             time.sleep(0.1)
         return found
 
+    def delete_all(self) -> None:
+        for found in self.insist("GET", "instances")[1]["results"]:
+            self.verb("delete", uuid.UUID(found["id"]))
+
     # ---- by browser ----
     def page(self, path: str) -> Answer:
         return self.site.exchange("GET", self.site.host, path, None, Cookie=f"__Host-sid={self.session}")
@@ -216,9 +222,15 @@ class Witness:
 
 
 @contextmanager
-def site(*, uid: int | None = None) -> Iterator[Site]:
-    """Start a portal on a state folder of its own; nothing of either is left at the end."""
+def site(*, disk: str = "") -> Iterator[Site]:
+    """Start a portal on a state folder, or a disk, of its own; nothing of either is left at the end."""
     state = Path(tempfile.mkdtemp(prefix="bpk-", dir="/var/tmp"))
+    with small_disk(state, disk) if disk else contextlib.nullcontext():
+        yield from _running(state)
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _running(state: Path) -> Iterator[Site]:
     state.chmod(0o711)
     if images := os.environ.get("BEAMPORT_TEST_IMAGES"):
         (state / "images").mkdir(mode=0o755)
@@ -234,4 +246,3 @@ def site(*, uid: int | None = None) -> Iterator[Site]:
         for pid in made.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(state, ignore_errors=True)
