@@ -40,6 +40,7 @@ class Limits:
     half_open: int = 1_000
     per_address: int = 1_000
     per_session: int = 512
+    per_instance: int = 4_096
     drain: float = 2.0
     drain_tunnels: float = 12 * 3600.0
 
@@ -209,6 +210,7 @@ def read(env: Mapping[str, str] | None = None) -> Config:
             connections=int(_number(env, "GATEWAY_CONNECTIONS", default.connections)),
             per_address=int(_number(env, "GATEWAY_CONNECTIONS_PER_ADDRESS", default.per_address)),
             per_session=int(_number(env, "GATEWAY_CONNECTIONS_PER_SESSION", default.per_session)),
+            per_instance=int(_number(env, "GATEWAY_CONNECTIONS_PER_INSTANCE", default.per_instance)),
             response=_number(env, "GATEWAY_RESPONSE_SECONDS", default.response),
             drain=_number(env, "GATEWAY_DRAIN_SECONDS", default.drain),
             drain_tunnels=3600 * _number(env, "GATEWAY_DRAIN_TUNNELS", default.drain_tunnels / 3600),

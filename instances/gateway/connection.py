@@ -122,6 +122,11 @@ class Client(asyncio.Protocol):
         self._gateway.gone(self)
 
     # ---- reading ----
+    @property
+    def began(self) -> float:
+        """By when a head that has begun must be complete; 0 when none has."""
+        return self._deadline if self._seen and not self._lingering else 0.0
+
     def _read_head(self) -> None:
         buffer = self._buffer
         try:

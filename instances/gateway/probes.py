@@ -14,6 +14,7 @@ from instances.gateway.bodies import Refused
 from instances.gateway.fetch import Reply, fetch
 from instances.gateway.link import Link
 from instances.gateway.routes import Route, Routes, Service
+from instances.gateway.session import Spawn
 from instances.gateway.usage import Usage
 
 STARTING_EVERY = 0.15
@@ -31,6 +32,7 @@ class Probes:
         link: Link,
         usage: Usage,
         may_serve: Callable[[int], bool],
+        spawn: Spawn,
         *,
         leads: bool,
     ) -> None:
@@ -39,6 +41,7 @@ class Probes:
         self._link = link
         self._usage = usage
         self._may_serve = may_serve
+        self._spawn = spawn
         self.leads = leads
         self._probing: dict[str, asyncio.Task[None]] = {}
         self._activity_due: dict[str, float] = {}
@@ -49,12 +52,12 @@ class Probes:
         while True:
             for route in self._routes if self.leads else ():
                 if route.probed and route.slug not in self._probing:
-                    task = asyncio.create_task(self._start(route))
+                    task = self._spawn(self._start(route))
                     self._probing[route.slug] = task
                     task.add_done_callback(partial(self._done, route.slug))
             if time.monotonic() >= report_due and (reporting is None or reporting.done()):
                 report_due += ACTIVE_EVERY
-                reporting = asyncio.create_task(self._report())
+                reporting = self._spawn(self._report())
             await asyncio.sleep(STARTING_EVERY)
 
     def _done(self, slug: str, _task: asyncio.Task[None]) -> None:

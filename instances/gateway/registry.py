@@ -17,15 +17,15 @@ class Registry:
         self._by_session: dict[str, set[Client]] = {}
         self._by_instance: dict[str, set[Client]] = {}
 
-    def bind(self, client: Client, session: Session) -> int:
-        """Note whose connection it is; returns how many connections the session has."""
-        if client.session is not session:
-            self.release(client)
-            client.session = session
-            self._by_instance.setdefault(session.instance, set()).add(client)
-        clients = self._by_session.setdefault(session.sid, set())
-        clients.add(client)
-        return len(clients)
+    def bind(self, client: Client, session: Session) -> tuple[int, int]:
+        """Note whose connection it is; returns how many connections the session and the instance have."""
+        self.release(client)
+        client.session = session
+        of_session = self._by_session.setdefault(session.sid, set())
+        of_session.add(client)
+        of_instance = self._by_instance.setdefault(session.instance, set())
+        of_instance.add(client)
+        return len(of_session), len(of_instance)
 
     def release(self, client: Client) -> None:
         session, client.session = client.session, None

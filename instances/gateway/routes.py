@@ -14,6 +14,7 @@ from portal.lib.hashing import instance_secret
 SLUG = re.compile(r"[a-z][a-z0-9]{7,39}")
 #: how long the table remembers that an instance is not served (older messages must not revive it)
 FORGET_AFTER = 3600.0
+REMEMBERED = 10_000
 
 
 class Service:
@@ -94,8 +95,12 @@ class Routes:
         return changes
 
     def forget_old(self) -> None:
-        """Drop rows of instances that have not been served for long."""
+        """Drop rows of instances that have not been served for long, and beyond a number the oldest of them."""
         limit = time.monotonic() - FORGET_AFTER
-        for route in self:
-            if not route.services and route.seen < limit:
+        idle = [route for route in self._by_slug.values() if not route.services]
+        if len(idle) > REMEMBERED:
+            idle.sort(key=lambda route: route.seen)
+            limit = max(limit, idle[-REMEMBERED].seen)
+        for route in idle:
+            if route.seen < limit:
                 del self._by_slug[route.slug]

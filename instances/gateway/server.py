@@ -28,7 +28,7 @@ from instances.gateway.probes import Probes
 from instances.gateway.reception import Reception
 from instances.gateway.registry import Registry
 from instances.gateway.routes import Route, Routes
-from instances.gateway.session import Claim, Sessions
+from instances.gateway.session import Claim, Session, Sessions
 from instances.gateway.upstream import Pool, Target
 from instances.gateway.usage import Usage
 
@@ -49,14 +49,15 @@ class Gateway:
         self.log = log or Log()
         self.clock = Clock()
         self.draining = False
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.metrics = Metrics()
         self.registry = Registry()
         self.usage = Usage()
         self.link = Link(config.internal, config.token, self, self.log)
         self.routes = Routes(config.instance_key, config.scheme)
-        self.sessions = Sessions(self.clock, self._renew, self._close_session)
+        self.sessions = Sessions(self.clock, self._renew, self._close_session, self.spawn)
         self.pool = Pool(self._may_serve)
-        self.probes = Probes(self.routes, self.link, self.usage, self._may_serve, leads=leads)
+        self.probes = Probes(self.routes, self.link, self.usage, self._may_serve, self.spawn, leads=leads)
         aliases = frozenset(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in config.listen)
         self._sites = Sites(config.portal_site, config.apps_domain, aliases)
         self._access = Access(self.sessions, self.routes, config.scheme)
@@ -65,7 +66,6 @@ class Gateway:
         self._web = Target(("web",), config.web, b"", guarded=False)
         self.reception = Reception(self, doors)
         self._clients = self.reception.clients
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._id_start = secrets.token_hex(10)
         self._ids = count(1)
         self.ports: list[int] = []
@@ -144,9 +144,19 @@ class Gateway:
             self.routes.forget_old()
             self.pool.expire()
             self.reception.check(now)
+            self._bound_half_open()
             if renewing is None or renewing.done():
                 renewing = self.spawn(self.sessions.renew_due(self.registry.holds))
             self.log.flush()
+
+    def _bound_half_open(self) -> None:
+        """Of those that have begun a request and not ended its head, the oldest give way when there are too many."""
+        most = self.config.limits.half_open
+        if len(self._clients) > most:
+            half_open = sorted((client.began, id(client), client) for client in self._clients if client.began)
+            for *_, client in half_open[: max(len(half_open) - most, 0)]:
+                self.metrics.refused["half-open"] += 1
+                client.abort()
 
     # ---- connections ----
     def admit(self, client: Client) -> None:
@@ -220,10 +230,17 @@ class Gateway:
             self._serve(client, request, grant)
 
     def _serve(self, client: Client, request: Request, grant: Grant) -> None:
-        if self.registry.bind(client, grant.session) > self.config.limits.per_session:
-            raise Refused(429, "too many connections of this session")
+        if client.session is not grant.session:
+            self._bind(client, grant.session)
         fields = headers.request_to_instance(request, grant.cookie, grant.origin)
         self._forward(client, request, fields, grant.service.target, grant.service.target.ours, grant)
+
+    def _bind(self, client: Client, session: Session) -> None:
+        of_session, of_instance = self.registry.bind(client, session)
+        if of_session > self.config.limits.per_session:
+            raise Refused(429, "too many connections of this session")
+        if of_instance > self.config.limits.per_instance:
+            raise Refused(429, "too many connections to this instance")
 
     def _forward(
         self,

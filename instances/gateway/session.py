@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from instances.gateway.clock import Clock
@@ -21,12 +21,14 @@ COOKIE = "__Host-inst"
 #: how long a signed cookie is valid, in seconds; the portal says the same
 LIFE = 300
 _BATCH_DELAY = 0.01
+_REVOKED = 100_000
 _FORM = re.compile(
     r"(?P<signed>(?P<kid>[a-z0-9]{1,16})\.(?P<sid>[0-9a-f-]{36})\.(?P<slug>[a-z][a-z0-9]{7,39})\.(?P<role>[a-z]{1,10})"
     r"\.(?P<expires>[0-9]{1,12})\.(?P<epoch>[0-9]{1,9}))\.(?P<mac>[A-Za-z0-9_-]{43})"
 )
 
 Ask = Callable[[list[dict[str, Any]]], Awaitable[dict[str, Any]]]
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class Keys:
@@ -101,11 +103,12 @@ class Session:
 class Sessions:
     """The living sessions of this gateway, and for a while the revoked ones."""
 
-    def __init__(self, clock: Clock, ask: Ask, on_withdraw: Callable[[str], None]) -> None:
+    def __init__(self, clock: Clock, ask: Ask, on_withdraw: Callable[[str], None], spawn: Spawn) -> None:
         self.keys = Keys()
         self._clock = clock
         self._ask = ask
         self._on_withdraw = on_withdraw
+        self._spawn = spawn
         self._table: dict[str, Session] = {}
         self._revoked: dict[str, float] = {}
         self._waiting: dict[str, asyncio.Future[Session | None]] = {}
@@ -159,6 +162,8 @@ class Sessions:
         if session is not None:
             session.live = False
         self._revoked[sid] = self._clock.now() + 2 * LIFE
+        if len(self._revoked) > _REVOKED:  # one that is forgotten is unknown, and costs its cookie a question
+            del self._revoked[next(iter(self._revoked))]
         self._on_withdraw(sid)
 
     def replace(self, rows: Iterable[dict[str, Any]], since: float) -> None:
@@ -195,7 +200,7 @@ class Sessions:
         if future is None:
             future = self._waiting[sid] = asyncio.get_running_loop().create_future()
             if self._batch is None or self._batch.done():
-                self._batch = asyncio.create_task(self._send_batch())
+                self._batch = self._spawn(self._send_batch())
         return await asyncio.shield(future)
 
     async def _send_batch(self) -> None:

@@ -25,7 +25,7 @@ def parsed(text: str) -> dict[str, float]:
     for line in text.splitlines():
         if line.startswith("#"):
             continue
-        match = re.fullmatch(r'beamport_gateway_(([a-z_]+)(?:\{[a-z]+="[a-z0-9]+"\})?) (\S+)', line)
+        match = re.fullmatch(r'beamport_gateway_(([a-z_]+)(?:\{[a-z]+="[a-z0-9-]+"\})?) (\S+)', line)
         assert match, line
         assert f"beamport_gateway_{match[2]}" in types, line
         assert match[1] not in found, line
