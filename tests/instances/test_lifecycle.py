@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from instances.lifecycle import MOVING, SERVED, Call, Phase, State, Step, Target, decide
+from instances.lifecycle import MOVING, PROBED, SERVED, Call, Phase, State, Step, Target, decide
 
 BOOLS = (False, True)
 ALL = list(itertools.product(State, Target, Phase, (None, *Call), BOOLS, BOOLS, BOOLS))
@@ -19,6 +19,26 @@ def every() -> list[tuple[State, Target, Phase, Call | None, bool, bool, bool, S
         (s, t, p, last, way, boot, late, decide(s, t, p, last_call=last, under_way=way, reboot=boot, late=late))
         for s, t, p, last, way, boot, late in ALL
     ]
+
+
+# ---- names ----
+@pytest.mark.parametrize("kind", [State, Target, Phase, Call])
+def test_a_value_is_its_name(kind):
+    """Rows, pages and the gateway's link carry the values."""
+    assert [member.value for member in kind] == [member.name.lower() for member in kind]
+
+
+def test_which_states_move_and_which_are_served():
+    assert {state.value for state in MOVING} == {
+        "requested",
+        "building",
+        "starting",
+        "stopping",
+        "rebooting",
+        "deleting",
+    }
+    assert {state.value for state in SERVED} == {"active", "unavailable"}
+    assert {state.value for state in PROBED} == {"starting"}
 
 
 # ---- all inputs ----
@@ -109,6 +129,23 @@ def test_a_call_under_way_is_not_asked_for_again():
     for state, _, _, last, way, *_, step in every():
         if way and step.call is not None and step.state is state:
             assert step.call is not last
+
+
+def test_a_call_that_is_not_under_way_any_more_is_asked_for_again():
+    step = decide(State.BUILDING, Target.ACTIVE, Phase.MISSING, last_call=Call.CREATE)
+    assert step == Step(State.BUILDING, Call.CREATE)
+
+
+@pytest.mark.parametrize(
+    ("state", "target", "phase", "last", "call"),
+    [
+        (State.DELETING, Target.DELETED, Phase.RUNNING, Call.STOP, Call.DELETE),  # another call
+        (State.REQUESTED, Target.ACTIVE, Phase.MISSING, Call.CREATE, Call.CREATE),  # from another state
+        (State.BUILDING, Target.ACTIVE, Phase.MISSING, Call.CREATE, None),
+    ],
+)
+def test_only_the_same_call_from_the_same_state_counts_as_under_way(state, target, phase, last, call):
+    assert decide(state, target, phase, last_call=last, under_way=True).call is call
 
 
 def test_every_error_has_a_reason():
