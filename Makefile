@@ -1,8 +1,9 @@
 # Every command needs git, make and Python 3.11 or newer; the rest is fetched into the state folder.
 PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) -m portal.embedded.bootstrap
+SECONDS ?= 120
 
-.PHONY: help run test test-slow test-layout lint bench bench-peers docs lock
+.PHONY: help run test test-slow test-layout fuzz lint bench bench-peers docs lock
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,6 +19,9 @@ test-slow:  ## Run the long proofs
 
 test-layout:  ## Install the portal by docs/operate/install.md on an empty copy of this machine and walk the story (root)
 	@$(BOOTSTRAP) test --layout
+
+fuzz:  ## Fuzz the gateway (SECONDS=1800 for longer, KEEP=--keep to write the corpus anew)
+	@$(BOOTSTRAP) fuzz --seconds $(SECONDS) $(KEEP)
 
 lint:  ## Check style, types and layers only
 	@$(BOOTSTRAP) test --only-checks

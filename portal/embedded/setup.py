@@ -176,6 +176,7 @@ def lock(rest: list[str]) -> None:
         ("test", ["pyproject.toml", "--all-extras", "--constraint", str(folder / "run.txt")]),
         ("uv", [str(folder / "uv.in")]),
         ("peers", [str(folder / "peers.in")]),
+        ("fuzz", [str(folder / "fuzz.in"), "--constraint", str(folder / "run.txt")]),
     ):
         with steps.step(f"Locking requirements/{name}.txt"):
             target = str(folder / f"{name}.txt")
@@ -186,7 +187,14 @@ def bench(rest: list[str]) -> None:
     test(["--bench", *rest])
 
 
-COMMANDS = {"run": run, "test": test, "lock": lock, "bench": bench}
+def fuzz(rest: list[str]) -> None:
+    workshop = Workshop.open()
+    with environments.alone(workshop.environments):
+        python = workshop.environment("fuzz", "the fuzzer")
+    _replace_ourselves(python, "-m", "tests.fuzz", *rest)
+
+
+COMMANDS = {"run": run, "test": test, "lock": lock, "bench": bench, "fuzz": fuzz}
 
 
 def main(argv: list[str]) -> int:

@@ -254,7 +254,8 @@ def exchange(data: bytes) -> None:
         size = min(len(forwarded), len(again))
         if [one.start for one in forwarded[:size]] != [one.start for one in again[:size]]:
             raise Broken("other requests when they come in pieces")
-        if whole.refused != pieces.refused:
+        # with more than one, what a back end adds to its response may come before or after the next request
+        if whole.refused != pieces.refused and len(_requests(bytes(whole.front.got))) <= 1:
             raise Broken("another decision when it comes in pieces")
 
 

@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from instances.gateway import upstream
 from instances.gateway.config import Limits
 from tests.gateway.conformance import NEVER, SENSELESS
 from tests.gateway.harness import Backend, Harness, Wire, request
@@ -175,6 +176,16 @@ def test_expect_is_answered_after_the_decision(opened: Opened) -> None:
     assert b"expect" not in opened.backend.heads[0].lower()
 
 
+def test_a_refusal_does_not_wait_for_the_body(opened: Opened) -> None:
+    """No 100 and no reading on: a client that asked first has not sent anything yet."""
+    head = opened.head("POST", lines="Expect: 100-continue\r\nContent-Length: 100000000\r\n")
+    opened.wire.send(head.replace(b"same-origin", b"cross-site"))
+    reply = opened.wire.reply("POST")
+    assert (reply.status, reply.get("Connection")) == (403, "close")
+    assert opened.wire.closed
+    assert opened.backend.heads == []
+
+
 def test_http_1_0_is_closed_unless_it_asks(opened: Opened) -> None:
     opened.wire.send(opened.head(lines="Connection: keep-alive\r\n", version="1.0"))
     reply = opened.wire.reply()
@@ -310,6 +321,17 @@ def test_an_early_answer_is_relayed_and_the_rest_of_the_body_stopped(opened: Ope
     assert (reply.status, reply.body, reply.get("Connection")) == (413, b"no!", "close")
 
 
+def test_an_answer_is_not_lost_when_the_instance_closes_before_it_has_read_the_body(opened: Opened) -> None:
+    opened.backend.answers(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno!")
+    for _ in range(10):
+        with opened.gateway.connect() as wire:
+            wire.send(opened.head("POST", lines="Content-Length: 100000000\r\n"))
+            with contextlib.suppress(ConnectionError):
+                for _ in range(20):
+                    wire.send(b"x" * 10_000)
+            assert wire.reply("POST").status == 413
+
+
 # ---- the pool ----
 def test_connections_are_used_again(opened: Opened) -> None:
     for _ in range(5):
@@ -413,6 +435,21 @@ def test_an_instance_that_never_answers_is_given_up() -> None:
         backend.handler = silent
         _sid, cookie = gateway.session()
         assert gateway.same_origin(cookie=cookie).status == 502
+
+
+def test_an_instance_that_never_accepts_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.3)
+    with Harness() as gateway, socket.socket(socket.AF_UNIX) as deaf, contextlib.ExitStack() as stack:
+        path = gateway.folder / "deaf.sock"
+        deaf.bind(str(path))
+        deaf.listen(0)
+        gateway.route("alpha1234", "active", path)
+        with contextlib.suppress(BlockingIOError):
+            while True:  # until the listener's queue is full
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(path))
+        assert gateway.same_origin(cookie=gateway.session()[1]).status == 502
 
 
 def test_connections_of_one_address_are_limited() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from instances.gateway.config import Limits
+from tests.gateway.conformance import NEVER
 from tests.gateway.harness import Backend, Harness, Wire, request
 
 
@@ -143,6 +145,85 @@ def test_the_tunnel_opens_only_on_the_matching_answer(gateway: Harness, lines: b
         reply = wire.reply()
         assert reply.status == 502
         assert b"smuggled" not in reply.body
+
+
+def test_an_ambiguous_handshake_is_answered_400_and_nothing_forwarded(gateway: Harness) -> None:
+    backend = gateway.instance()
+    _sid, cookie = gateway.session()
+    head = handshake(gateway, cookie)
+    for lines in NEVER.values():
+        with gateway.connect() as wire:
+            wire.send(head.removesuffix(b"\r\n") + lines + b"\r\nhello" + head)
+            assert wire.reply().status == 400
+            assert wire.closed
+    assert backend.heads == []
+
+
+def test_an_ambiguous_answer_to_a_handshake_is_502_and_opens_nothing(gateway: Harness) -> None:
+    backend = gateway.instance()
+    _sid, cookie = gateway.session()
+    for lines in NEVER.values():
+        backend.answers(ACCEPTED.removesuffix(b"\r\n") + lines + b"\r\nsmuggled")
+        with gateway.connect() as wire:
+            wire.send(handshake(gateway, cookie))
+            reply = wire.reply()
+            assert reply.status == 502
+            assert b"smuggled" not in reply.body
+
+
+@pytest.mark.parametrize("method", ["POST", "HEAD", "PUT"])
+def test_only_a_get_asks_for_a_socket(gateway: Harness, method: str) -> None:
+    backend = gateway.instance()
+    head = handshake(gateway, gateway.session()[1])
+    with gateway.connect() as wire:
+        wire.send(head.replace(b"GET ", method.encode() + b" "))
+        assert wire.reply(method if method == "HEAD" else "GET").status == 400
+    assert backend.heads == []
+
+
+def test_a_handshake_with_too_many_cookies_is_431(gateway: Harness) -> None:
+    gateway.instance()
+    with gateway.connect() as wire:
+        wire.send(handshake(gateway, f"{gateway.session()[1]}; a={'b' * 9000}"))
+        assert wire.reply().status == 431
+        assert wire.closed
+
+
+def test_interim_answers_to_a_handshake_are_swallowed(gateway: Harness) -> None:
+    backend = gateway.instance()
+    backend.answers(
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + ACCEPTED + b"first"
+    )
+    with gateway.connect() as wire:
+        wire.send(handshake(gateway, gateway.session()[1]))
+        assert wire.reply().status == 101
+        assert wire.take(5) == b"first"
+
+
+def test_an_instance_that_never_answers_a_handshake_is_given_up() -> None:
+    with Harness(Limits(response=0.5, drain=0.1)) as gateway, gateway.connect() as wire:
+        backend = gateway.instance()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await backend.head(reader)
+            await reader.read()
+
+        backend.handler = silent
+        wire.send(handshake(gateway, gateway.session()[1]))
+        assert wire.reply().status == 502
+
+
+def test_a_silent_socket_is_ended_and_a_vanished_peer_noticed() -> None:
+    """By the kernel's probes when the peer is gone, by the idle limit when it only never says anything."""
+    with Harness(Limits(tunnel_idle=1.5, drain=0.1)) as gateway, gateway.connect() as wire:
+        _backend, cookie, _ends = tunnel(gateway)
+        wire.send(handshake(gateway, cookie))
+        assert wire.reply().status == 101
+        client = next(iter(gateway.gateway._clients))
+        gateway.until(lambda: client.tunnel is not None)
+        assert client.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert wire.take(5) == b"first"
+        assert wire.closed
 
 
 ACCEPTED = (
