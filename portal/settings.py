@@ -201,7 +201,12 @@ STATICFILES_DIRS = [BASE_DIR / "portal" / "static", BASE_DIR / "frontend" / "sta
     [("vendor", BASE_DIR / "frontend" / "vendor")] if (BASE_DIR / "frontend" / "vendor").is_dir() else []
 )
 STATICFILES_DIRS = [entry for entry in STATICFILES_DIRS if isinstance(entry, tuple) or entry.is_dir()]
-WHITENOISE_USE_FINDERS = True
+WHITENOISE_USE_FINDERS = DEMO
+if not DEMO:  # collected once; names that say what is in them may be kept for ever
+    STORAGES = {
+        "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+        "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    }
 WHITENOISE_ALLOW_ALL_ORIGINS = False
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440

@@ -19,7 +19,9 @@ def main() -> int:
     try:
         call_command("check", fail_level="ERROR")
         call_command("migrate", interactive=False, verbosity=0)
-        if settings.DEMO:
+        if not settings.DEMO:
+            call_command("collectstatic", interactive=False, verbosity=0)
+        else:
             for name in DEMO_COMMANDS:
                 if name in get_commands():
                     call_command(name)

@@ -109,7 +109,7 @@ class State:
             ("local", 0o711, root, None),
             ("images", 0o755, root, None),
             ("cache", 0o755, root, None),
-            ("static", 0o755, root, None),
+            ("static", 0o755, self.portal, None),
             ("data", 0o755, self.portal, None),
             ("secrets", 0o711, root, None),
         ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,24 @@ def environment(state: Path, port: int) -> dict[str, str]:
     }
 
 
+@dataclass
+class Answer:
+    status: int
+    headers: Message
+    text: str
+
+
+def get(state: Path, port: int, path: str) -> Answer:
+    """Ask as a browser would that trusts the site's CA."""
+    trusted = ssl.create_default_context(cafile=str(state / "authority.pem"))
+    plain = socket.create_connection(("127.0.0.1", port), 20)
+    with plain, trusted.wrap_socket(plain, server_hostname="portal.example.org") as encrypted:
+        encrypted.sendall(f"GET {path} HTTP/1.1\r\nHost: portal.example.org:{port}\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(encrypted)
+        answer.begin()
+        return Answer(answer.status, answer.headers, answer.read().decode())
+
+
 def up(given: dict[str, str], **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
         [sys.executable, str(ROOT / "manage.py"), "up"],
@@ -75,14 +96,12 @@ def test_it_serves_https_with_a_certificate_of_its_own(state: Path) -> None:
     try:
         until(lambda: any("Ready: https" in line for line in lines) or parent.poll() is not None, 120)
         assert parent.poll() is None, "".join(lines)
-        trusted = ssl.create_default_context(cafile=str(state / "authority.pem"))
-        plain = socket.create_connection(("127.0.0.1", port), 20)
-        with plain, trusted.wrap_socket(plain, server_hostname="portal.example.org") as encrypted:
-            encrypted.sendall(f"GET / HTTP/1.1\r\nHost: portal.example.org:{port}\r\n\r\n".encode())
-            answer = http.client.HTTPResponse(encrypted)
-            answer.begin()
-        assert answer.status == 200
-        assert "max-age=31536000" in (answer.headers["Strict-Transport-Security"] or "")
+        page = get(state, port, "/")
+        assert page.status == 200
+        assert "max-age=31536000" in (page.headers["Strict-Transport-Security"] or "")
+        style = re.search(r'href="(/static/beamport/portal\.[0-9a-f]{12}\.css)"', page.text)
+        assert style is not None
+        assert "immutable" in (get(state, port, style.group(1)).headers["Cache-Control"] or "")
         assert not [line for line in lines if "Sign in as" in line]  # nobody is invented here
         assert not (state / "data").exists() or not any((state / "data").iterdir())
     finally:
