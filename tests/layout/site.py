@@ -82,16 +82,19 @@ class Facility:
         self.machine.write(str(INSTALL / "client-secret"), secrets.token_urlsafe(48), 0o600)
 
     def bring_data(self) -> None:
-        """Write the facility's runs to its data folder, and the file that describes them."""
+        """Write the facility's runs to its data folder, which is not the portal's, and the file that describes them."""
         from django.test import override_settings
 
+        from experiments import euxfel
         from experiments.demo import load
-        from experiments.demo.catalogue import catalogue
+        from experiments.demo.catalogue import catalogue, runs_with_data
 
         data = self.machine.root / DATA.relative_to("/")
         data.mkdir(parents=True)
         with override_settings(EXTRA_DATA_PYTHON=f"{os.environ['BEAMPORT_TEST_IMAGES']}/jupyter/bin/python"):
             load.write_runs(data)
+            bad = [why for why in euxfel.make_maps(run.folder(data) for run in runs_with_data()).values() if why]
+        assert not bad
         self.machine.write(str(INSTALL / "site.json"), json.dumps(catalogue(DATA), default=str))
 
     def _start_provider(self) -> None:
