@@ -10,9 +10,9 @@ from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
-from django.db.models import Exists, F, Func, IntegerField, OuterRef, Q
+from django.db.models import BooleanField, Exists, F, Func, IntegerField, OuterRef, Q, Value
 
-from experiments.models import Experiment, Instrument
+from experiments.models import Experiment, Instrument, Proposal
 from experiments.pids import parse_pid
 from portal.lib.errors import BadRequest
 
@@ -95,9 +95,7 @@ class Filters:
         if self.year is not None:
             experiments = _in_year(experiments, self.year)
         if self.doi:
-            pid = parse_pid(self.doi)
-            forms = pid.candidates if pid else ()
-            experiments = experiments.filter(Q(pid_norm__in=forms) | Q(proposal__pid_norm__in=forms))
+            experiments = experiments.filter(_identified(self.doi))
         for word in self.text.split()[:MOST_WORDS]:
             match = Q()
             for column in _TEXT_IN:
@@ -146,6 +144,14 @@ def _in_year(experiments: ExperimentQuerySet, year: int) -> ExperimentQuerySet:
     return experiments.filter(start_at__gte=begin, start_at__lt=end).alias(local_year=YEAR).filter(local_year=year)
 
 
+def _identified(text: str) -> Q:
+    """Those with this identifier, or of the proposal with it: two indexes, of which an OR over a join could use none."""
+    pid = parse_pid(text)
+    forms = pid.candidates if pid else ()
+    proposals = list(Proposal.objects.filter(pid_norm__in=forms).values_list("pk", flat=True))
+    return Q(pid_norm__in=forms) | Q(proposal_id__in=proposals)
+
+
 def page(experiments: ExperimentQuerySet, *, after: str = "", before: str = "") -> Page:
     """Return the page older than `after` or newer than `before`, both ids of experiments of the list.
 
@@ -156,9 +162,9 @@ def page(experiments: ExperimentQuerySet, *, after: str = "", before: str = "") 
         rows = list(experiments.order_by(*NEWEST)[: PAGE + 1])
         return Page(rows[:PAGE], older=_more(rows))
     if after:
-        rows = list(experiments.filter(_older(*anchor)).order_by(*NEWEST)[: PAGE + 1])
+        rows = _older(experiments, *anchor)
         return Page(rows[:PAGE], newer=_uid(rows[:1]), older=_more(rows))
-    rows = list(experiments.filter(_newer(*anchor)).order_by(*OLDEST)[: PAGE + 1])
+    rows = _newer(experiments, *anchor)
     shown = rows[:PAGE][::-1]
     return Page(shown, newer=_uid(shown[:1]) if len(rows) > PAGE else "", older=_uid(shown[-1:]))
 
@@ -179,16 +185,30 @@ def _anchor(experiments: ExperimentQuerySet, text: str) -> tuple[Any, int] | Non
     return experiments.filter(uid=uid).values_list("start_at", "id").first()
 
 
-def _older(start: Any, pk: int) -> Q:
+# Each half of a neighbouring page is one range of the index `experiment_newest`: those with a
+# start, then those without.
+def _older(experiments: ExperimentQuerySet, start: datetime | None, pk: int) -> list[Experiment]:
+    undated = experiments.filter(start_at__isnull=True)
     if start is None:
-        return Q(start_at__isnull=True, id__lt=pk)
-    return Q(start_at__lt=start) | Q(start_at=start, id__lt=pk) | Q(start_at__isnull=True)
+        return list(undated.filter(id__lt=pk).order_by(*NEWEST)[: PAGE + 1])
+    rows = list(experiments.filter(_beside("<", start, pk)).order_by(*NEWEST)[: PAGE + 1])
+    return rows + list(undated.order_by(*NEWEST)[: PAGE + 1 - len(rows)])
 
 
-def _newer(start: Any, pk: int) -> Q:
-    if start is None:
-        return Q(start_at__isnull=False) | Q(start_at__isnull=True, id__gt=pk)
-    return Q(start_at__gt=start) | Q(start_at=start, id__gt=pk)
+def _newer(experiments: ExperimentQuerySet, start: datetime | None, pk: int) -> list[Experiment]:
+    """The nearest first."""
+    if start is not None:
+        return list(experiments.filter(_beside(">", start, pk)).order_by(*OLDEST)[: PAGE + 1])
+    rows = list(experiments.filter(start_at__isnull=True, id__gt=pk).order_by(*OLDEST)[: PAGE + 1])
+    dated = experiments.filter(start_at__isnull=False)
+    return rows + list(dated.order_by(*OLDEST)[: PAGE + 1 - len(rows)])
+
+
+def _beside(sign: str, start: datetime, pk: int) -> Func:
+    """Compare rows: `(start_at, id) < (start, pk)` is one range of an index, which AND and OR are not."""
+    here = Func("start_at", "id", function="ROW", output_field=BooleanField())
+    there = Func(Value(start), Value(pk), function="ROW", output_field=BooleanField())
+    return Func(here, there, template="%(expressions)s", arg_joiner=f" {sign} ", output_field=BooleanField())
 
 
 def readable(text: Any) -> str:
