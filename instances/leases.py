@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from django.db.models import Case, F, Value, When
 
+from instances.lifecycle import Call
 from instances.models import Instance
 from instances.transitions import lease_free
 from portal.lib.clock import Now
@@ -26,10 +27,14 @@ def take(pk: int) -> Instance | None:
     """Take the lease and return the row; None when another holds it or there is nothing left to do.
 
     `due_at` is set behind the lease's end: should this process die, the instance is due again by itself.
+    A lease that was never given back means that its holder died in a step, perhaps before the call that it had
+    written down: a start that nobody may have heard is forgotten, or a stopped machine would look as if it had ended.
     """
     token = uuid.uuid4()
+    unheard = When(lease_token__isnull=False, last_call=Call.START, then=Value(""))
+    last_call = Case(unheard, default=F("last_call"))
     free = Instance.objects.filter(lease_free(), pk=pk).alive()
-    if not free.update(lease_token=token, leased_until=Now() + LEASE, due_at=Now() + LEASE):
+    if not free.update(lease_token=token, leased_until=Now() + LEASE, due_at=Now() + LEASE, last_call=last_call):
         return None
     with _lock:
         _held[token] = time.monotonic()

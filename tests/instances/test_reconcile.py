@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 from django.db import connections
@@ -298,6 +299,23 @@ def test_an_active_instance_has_no_deadline(active):
     expire(active)
     settle(active)
     assert active.state == "active"
+
+
+def test_a_worker_that_dies_before_the_start_it_wrote_down_leaves_it_to_the_next(active, cloud, alice, monkeypatch):
+    services.stop(active, by=alice)
+    settle(active)
+    services.start(active, by=alice)
+    with monkeypatch.context() as dying:
+        dying.setattr(cloud, "start", Mock(side_effect=SystemExit))
+        dying.setattr(leases, "release", lambda *_: None)
+        with pytest.raises(SystemExit):
+            reconcile.run(active.pk)
+    active.refresh_from_db()
+    assert (active.state, active.last_call) == ("starting", "start")
+    expire(active, leased_until=True)
+    settle(active)
+    assert (active.state, active.reason) == ("starting", "")
+    assert machine_of(cloud, active).phase is Phase.RUNNING
 
 
 def test_a_machine_that_ends_at_once_is_an_error_with_its_last_words(request_one, provider):
