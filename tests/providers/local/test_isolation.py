@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 import socket
 import stat
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -124,11 +127,17 @@ def test_the_hosts_loopback_and_every_network_are_out_of_reach(alice: Sandbox) -
         port = listener.getsockname()[1]
         code = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
         assert "ConnectionRefused" in alice.error(code)
-    assert "Network is unreachable" in alice.error("import socket; socket.create_connection(('10.0.2.2', 80), 2)")
-    assert "Network is unreachable" in alice.error(
-        "import socket; socket.create_connection(('169.254.169.254', 80), 2)"
-    )
+    metadata, gateways, hosts_own = "169.254.169.254", ("10.0.2.2", "172.17.0.1"), _addresses()
+    for address in (metadata, *gateways, *hosts_own):
+        code = f"import socket; socket.create_connection(({address!r}, 80), 2)"
+        assert "Network is unreachable" in alice.error(code), address
     assert alice.run("import socket; print([name for _, name in socket.if_nameindex()])") == "['lo']"
+
+
+def _addresses() -> list[str]:
+    """The host's own addresses besides loopback."""
+    said = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=True).stdout.split()
+    return [address for address in said if ":" not in address]
 
 
 def test_abstract_sockets_of_the_host_are_out_of_reach(alice: Sandbox) -> None:
@@ -205,8 +214,68 @@ def test_each_home_has_a_uid_of_its_own_and_the_gateway_alone_may_connect(host: 
         host.provider.delete(sandbox.name)
 
 
+PTRACE_ATTACH = 16
+
+
+def deeds(pid: int) -> dict[str, Callable[[], object]]:
+    """What somebody could try on a process of a session."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def trace() -> None:
+        if libc.ptrace(PTRACE_ATTACH, pid, None, None) != 0:
+            raise OSError(ctypes.get_errno(), "ptrace")
+
+    return {
+        "environment": lambda: Path(f"/proc/{pid}/environ").read_bytes(),
+        "memory": lambda: open(f"/proc/{pid}/mem", "rb"),
+        "files": lambda: os.listdir(f"/proc/{pid}/fd"),
+        "disk": lambda: os.listdir(f"/proc/{pid}/root/work"),
+        "namespace": lambda: os.readlink(f"/proc/{pid}/ns/mnt"),
+        "signal": lambda: os.kill(pid, signal.SIGTERM),
+        "trace": trace,
+    }
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("who", ["the gateway", "another session's uid"])
+def test_nobody_else_of_the_machine_looks_into_a_session_or_disturbs_it(host: Host, who: str) -> None:
+    alice, bob = host.create(), host.create(home="home-of-bob")
+    uid = 64_101 if who == "the gateway" else int(bob.run("import os; print(os.getuid())"))
+    pid = next(pid for pid in host.processes() if Path(f"/proc/{pid}").stat().st_uid == _uid_of(alice))
+    for name, deed in deeds(pid).items():
+        assert as_other(deed, uid=uid, gid=60_001) in ("PermissionError", "ProcessLookupError"), name
+    assert alice.alive()
+    for sandbox in (alice, bob):
+        host.provider.delete(sandbox.name)
+
+
+def _uid_of(sandbox: Sandbox) -> int:
+    return int(sandbox.run("import os; print(os.getuid())"))
+
+
+def test_two_sessions_of_one_home_are_apart_although_they_have_one_uid(where: Host) -> None:
+    alice, other = where.create(), where.create()
+    assert _uid_of(alice) == _uid_of(other)
+    pids = other.run("import os; print(*(p for p in os.listdir('/proc') if p.isdigit()))").split()
+    seen = alice.run("import glob; print([open(p).read() for p in glob.glob('/proc/[0-9]*/environ')])")
+    token = other.run("import os; print(os.environ['JUPYTER_TOKEN'])")
+    assert len(pids) <= 4
+    assert token not in seen
+    alice.run("import os; open('/work/home/from-alice', 'w').close()")
+    assert exists(other, "/work/home/from-alice"), "the home is one"
+    assert not exists(alice, other.socket)
+    for sandbox in (alice, other):
+        where.provider.delete(sandbox.name)
+
+
 def connects(path: str, uid: int, gid: int) -> str:
     """Connect as somebody else of this machine."""
+    outcome = as_other(lambda: socket.socket(socket.AF_UNIX).connect(path), uid, gid)
+    return outcome or "connected"
+
+
+def as_other(deed: Callable[[], object], uid: int, gid: int) -> str:
+    """Do something as somebody else of this machine; return the name of the error, empty when it was done."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -214,8 +283,7 @@ def connects(path: str, uid: int, gid: int) -> str:
             os.setgroups([])
             os.setgid(gid)
             os.setuid(uid)
-            socket.socket(socket.AF_UNIX).connect(path)
-            os.write(write, b"connected")
+            deed()
         except OSError as error:
             os.write(write, type(error).__name__.encode())
         finally:
