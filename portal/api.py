@@ -70,7 +70,7 @@ class Page(CursorPagination):
 
     def encode_cursor(self, cursor: Cursor) -> str:
         place = _seal().encrypt(json.dumps(cursor).encode()).decode()
-        address: str = replace_query_param(self.base_url, self.cursor_query_param, place)
+        address: str = replace_query_param(self.base_url or "", self.cursor_query_param, place)
         return address
 
     def decode_cursor(self, request: Request) -> Cursor | None:
