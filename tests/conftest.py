@@ -1,3 +1,23 @@
 """Fixtures that more than one folder of tests uses. Alice owns, Bob is in the team, Charlie is a stranger."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import canary
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    canary.arm_django()
+    config.addinivalue_line("markers", "leaks: sends secrets to where they do not belong, as a hostile client may")
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_seen(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test may let a secret out: into a log, the database, Redis, or to an instance (tests/canary.py)."""
+    canary.sightings.clear()
+    yield
+    if not request.node.get_closest_marker("leaks"):
+        assert canary.sightings == []

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import canary
+
+canary.arm()
+
 
 def _start() -> None:
     from portal.embedded.servers import Postgres, Redis

@@ -27,7 +27,9 @@ from auth.redirects import safe_next
 from auth.sessions import SessionStore
 from portal import audit
 from portal.audit import AuditEvent
+from portal.lib.errors import PortalError
 from portal.lib.hashing import same
+from portal.problems import respond
 
 log = structlog.get_logger("auth.oidc")
 
@@ -70,6 +72,16 @@ class LoginView(OIDCAuthenticationRequestView):
 
 class CallbackView(OIDCAuthenticationCallbackView):
     """The provider's answer, once, from the browser that began."""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Keep code and state, which are in this page's address, out of the next request's Referer."""
+        try:
+            response: HttpResponse = super().dispatch(request, *args, **kwargs)
+        except PortalError as error:
+            response = respond(request, error)
+        # not `no-referrer`: forms of an error page would then say `Origin: null`
+        response.headers["Referrer-Policy"] = "strict-origin"
+        return response
 
     def get(self, request: HttpRequest, slug: str) -> HttpResponse:
         provider = providers.get(slug)

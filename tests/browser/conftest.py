@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: what the suite's own plugin set for the tests in this process, and the portal under test must not inherit
@@ -158,12 +158,15 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def visitor(chromium: Browser) -> Iterator[BrowserContext]:
-    """A browser of somebody new; its console errors and page errors are kept in `visitor.complaints`."""
+    """A browser of somebody new; errors are kept in `visitor.complaints`, requests in `visitor.asked`."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB")
     complaints: list[str] = []
     context.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     context.on("weberror", lambda error: complaints.append(str(error.error)))
     context.complaints = complaints  # type: ignore[attr-defined]
+    asked: list[Request] = []
+    context.on("request", lambda request: asked.append(request))
+    context.asked = asked  # type: ignore[attr-defined]
     yield context
     context.close()
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import h5py
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Request, expect
 
-from tests.browser.conftest import Site, sign_in, terminal
+from tests.browser import leaks
+from tests.browser.conftest import Running, Site, sign_in, terminal
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("stack"), pytest.mark.timeout(300)]
 
@@ -248,3 +249,27 @@ class TestStory:
         expect(page.locator(f"main a[href='{href}']")).to_have_count(0, timeout=30_000)
         while href in self.instances(running, page):
             page.wait_for_timeout(200)
+
+
+class TestAfterTheStory:
+    """What that visit has left behind, in the layout of one machine."""
+
+    def test_no_credential_shows_where_it_does_not_belong(self, running: Running, visitor: BrowserContext) -> None:
+        """In no log, table, cache or message, in no process's command line or environment, in no other address."""
+        asked: list[Request] = visitor.asked  # type: ignore[attr-defined]
+        urls = [request.url for request in asked]
+        referers = [request.headers.get("referer", "") for request in asked]
+        held = leaks.of_files(running.state) | leaks.of_instances(running.state) | leaks.of_browser(visitor.cookies())
+        once = leaks.of_addresses(urls)
+        expected = {"__Host-sid", "__Host-csrf", "__Host-inst", "JUPYTER_TOKEN", "secret_key", "gateway_token"}
+        assert expected <= set(held.values())
+        assert set(once.values()) == {"ticket", "code", "login state"}
+        assert leaks.found(held | once, running.state) == []
+        assert [name for value, name in held.items() if any(value in text for text in urls + referers)] == []
+        assert [name for value, name in once.items() if any(value in text for text in referers)] == []
+
+    def test_the_search_for_credentials_finds_what_is_there(self, running: Running) -> None:
+        planted = leaks.found({str(running.state): "planted", DOI.lower(): "DOI"}, running.state)
+        assert any(line.startswith("planted in command line") for line in planted)
+        assert any(line.startswith("DOI in table") for line in planted)
+        assert any(line.startswith("DOI in log") for line in planted)

@@ -27,9 +27,10 @@ from instances.gateway.listen import Door
 from instances.gateway.log import Log
 from instances.gateway.server import Gateway
 from instances.gateway.upstream import Endpoint
+from tests import canary
 
-TOKEN = "gateway-token-of-the-tests"
-INSTANCE_KEY = b"instance-key-of-the-tests"
+TOKEN = canary.mark("gateway-token-of-the-tests", "the gateway's token")
+INSTANCE_KEY = canary.mark("instance-key-of-the-tests", "the instance key").encode()
 WAIT = 10.0
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -55,6 +56,7 @@ class Backend:
 
     async def head(self, reader: asyncio.StreamReader) -> bytes:
         head = await reader.readuntil(b"\r\n\r\n")
+        canary.look(head, "a request to an instance", may_have="an instance's token")
         if not head.startswith((b"GET /api/status", b"GET /api/kernels", b"GET /api/terminals")):
             self.heads.append(head)
         return head

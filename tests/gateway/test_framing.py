@@ -548,6 +548,7 @@ def mutate(message: bytes, random: Random) -> bytes:
     return message
 
 
+@pytest.mark.leaks
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_is_sent_nothing_is_smuggled(gateway: Harness, seed: int) -> None:
     """Damaged requests whose bodies look like requests: only what carried the cookie ever reaches the instance."""

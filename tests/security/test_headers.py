@@ -42,6 +42,8 @@ HEADERS = {
 OTHERWISE: dict[str, dict[str, str]] = {
     # any search portal may ask whether data are open to everybody; the answer is the same for all
     "/doi/": {"Cross-Origin-Resource-Policy": "cross-origin", "Cache-Control": "public, max-age=60"},
+    # its address holds the provider's code and our state
+    "/callback/": {"Referrer-Policy": "strict-origin"},
     # leads onto another origin with a ticket in its address
     "/enter/": {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"},
 }
@@ -94,6 +96,8 @@ def test_every_address_carries_them(caller: str, world: World) -> None:
             expected = HEADERS | (OTHERWISE["/doi/"] if asked else {})
             if response.status_code == 303:
                 expected = expected | OTHERWISE["/enter/"]
+            if route.address.endswith("/callback/") and method == "GET":
+                expected = expected | OTHERWISE["/callback/"]
             if faults := faults_of(response, expected, cors=asked):
                 wrong[method, route.address] = faults
     assert wrong == {}
