@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import json
 import signal
 import socket
 import sys
+from typing import Any
 
 import uvloop
 
@@ -48,28 +48,40 @@ async def _alone(config: Config) -> None:
 
 
 async def _below(config: Config, given: argparse.Namespace) -> None:
-    """One of several processes: accepts when it knows what the portal says, drains when the parent says or ends."""
+    """One of several processes, until a signal comes or it has served and drained."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's affair
-    stop = _stop_on_signals()
-    control = socket.socket(fileno=given.control)
-    reader, writer = await asyncio.open_connection(sock=control)
+    stop, told = _stop_on_signals(), asyncio.Event()
+    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=given.control))
     gateway = Gateway(config, Log(shared=True), workers.inherited(given.doors), leads=given.lead)
-    gateway.follow()
-    with contextlib.suppress(TimeoutError):  # a successor has time: those before it serve meanwhile
-        async with asyncio.timeout(None if given.successor else _LINK_PATIENCE):
-            await gateway.link.up.wait()
-    gateway.open()
-    _settle()
-    writer.write(b"ready\n")
-    told = asyncio.Event()
     hearing = asyncio.create_task(_hear(gateway, reader, writer, told))
-    leaving = asyncio.create_task(_leave(gateway, told))
+    serving = asyncio.create_task(_serve(gateway, writer, told, None if given.successor else _LINK_PATIENCE))
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((leaving, stopping), return_when=asyncio.FIRST_COMPLETED)
-    for task in (hearing, leaving, stopping):
-        task.cancel()
+    await _first(serving, stopping)
+    hearing.cancel()
     await gateway.stop()
     _tell(gateway, writer)
+
+
+async def _serve(gateway: Gateway, writer: asyncio.StreamWriter, told: asyncio.Event, patience: float | None) -> None:
+    """Accept when it is known what the portal says; a successor has time for it, as those before it serve meanwhile."""
+    gateway.follow()
+    leaving = asyncio.create_task(told.wait())
+    await _first(leaving, asyncio.create_task(gateway.link.up.wait()), seconds=patience)
+    if not told.is_set():
+        gateway.open()
+        _settle()
+        writer.write(b"ready\n")
+        await told.wait()
+    await gateway.drain()
+
+
+async def _first(*tasks: asyncio.Task[Any], seconds: float | None = None) -> None:
+    """Wait for one of them, at most so long; the others are cancelled."""
+    done, others = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    for task in done:
+        task.result()
 
 
 def _tell(gateway: Gateway, writer: asyncio.StreamWriter) -> None:
@@ -79,18 +91,13 @@ def _tell(gateway: Gateway, writer: asyncio.StreamWriter) -> None:
 async def _hear(
     gateway: Gateway, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, told: asyncio.Event
 ) -> None:
-    """Give figures as often as asked. A parent that is no more means draining, too."""
+    """Give figures as often as asked; any other word means to drain, and so does a parent that is no more."""
     while word := await reader.readline():
         if word == b"figures\n":
             _tell(gateway, writer)
         else:
             told.set()
     told.set()
-
-
-async def _leave(gateway: Gateway, told: asyncio.Event) -> None:
-    await told.wait()
-    await gateway.drain()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -15,12 +16,16 @@ from instances.gateway.connection import Client
 from instances.gateway.headers import is_within
 from instances.gateway.http1 import Request
 from instances.gateway.listen import Door, Listener, bind
+from instances.gateway.log import Log
 
 if TYPE_CHECKING:
     from instances.gateway.server import Gateway
     from instances.gateway.tls import Certificates
 
 _CERTIFICATES_EVERY = 10.0
+_FEW_FILES = 4096
+#: descriptors that are no connections of clients
+_SPARE_FILES = 200
 #: how long a client has to say goodbye in TLS
 _TLS_GOODBYE = 3.0
 
@@ -47,9 +52,9 @@ class Reception:
 
         return Certificates(self._config, self._gateway.log)
 
-    def open(self, most: int) -> list[int]:
-        """Accept up to `most` connections at a time; returns the ports. Raises CannotStart."""
-        self._most = most
+    def open(self) -> list[int]:
+        """Accept connections; returns the ports. Raises CannotStart."""
+        self._most = min(self._config.limits.connections, _raise_file_limit(self._gateway.log))
         doors = bind(self._config) if self._doors is None else self._doors
         redirects = cast("Gateway", Redirects(self._gateway))
         for door in doors:
@@ -73,6 +78,16 @@ class Reception:
         if self._certificates is not None and now >= self._certificates_due:
             self._certificates_due = now + _CERTIFICATES_EVERY
             self._certificates.look()
+        self._bound_half_open()
+
+    def _bound_half_open(self) -> None:
+        """Of those that have begun a request and not ended its head, the oldest give way when there are too many."""
+        most = self._config.limits.half_open
+        if len(self.clients) > most:
+            half_open = sorted((client for client in self.clients if client.began), key=lambda client: client.began)
+            for client in half_open[: max(len(half_open) - most, 0)]:
+                self._gateway.metrics.refused["half-open"] += 1
+                client.abort()
 
     def reload_certificates(self) -> None:
         if self._certificates is not None:
@@ -151,3 +166,13 @@ class Redirects:
             raise Refused(403, f"this is spoken over https only, at {config.portal_url}")
         origin = config.portal_url if site is Site.PORTAL else f"https://{slug}.{config.apps_domain}"
         client.answer(pages.redirect(origin + request.target.decode(), status=308))
+
+
+def _raise_file_limit(log: Log) -> int:
+    """Use all the descriptors that we may; returns how many connections they are good for, two each."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < _FEW_FILES:
+        log.event("warning", "few file descriptors: raise the limit of open files", limit=hard)
+    return max(hard - _SPARE_FILES, 2) // 2

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import resource
 import secrets
 import time
 from collections.abc import Coroutine, Sequence
@@ -33,9 +33,8 @@ from instances.gateway.upstream import Pool, Target
 from instances.gateway.usage import Usage
 
 _TICK = 1.0
-_FEW_FILES = 4096
-#: descriptors that are no connections of clients
-_SPARE_FILES = 200
+#: how long a gateway that ends tries to say what has passed
+_LAST_WORD = 1.0
 
 
 class Gateway:
@@ -78,7 +77,7 @@ class Gateway:
 
     def open(self) -> None:
         """Accept connections; raises CannotStart."""
-        self.ports = self.reception.open(most=min(self.config.limits.connections, _raise_file_limit(self.log)))
+        self.ports = self.reception.open()
         self.log.event("info", "gateway listens", addresses=self.config.listen)
 
     def follow(self) -> None:
@@ -112,7 +111,9 @@ class Gateway:
             await asyncio.sleep(0.05)
         for client in tuple(self._clients):
             client.abort()
-        await self.probes.send_usage()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORD):
+                await self.probes.send_usage()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -144,19 +145,9 @@ class Gateway:
             self.routes.forget_old()
             self.pool.expire()
             self.reception.check(now)
-            self._bound_half_open()
             if renewing is None or renewing.done():
                 renewing = self.spawn(self.sessions.renew_due(self.registry.holds))
             self.log.flush()
-
-    def _bound_half_open(self) -> None:
-        """Of those that have begun a request and not ended its head, the oldest give way when there are too many."""
-        most = self.config.limits.half_open
-        if len(self._clients) > most:
-            half_open = sorted((client.began, id(client), client) for client in self._clients if client.began)
-            for *_, client in half_open[: max(len(half_open) - most, 0)]:
-                self.metrics.refused["half-open"] += 1
-                client.abort()
 
     # ---- connections ----
     def admit(self, client: Client) -> None:
@@ -403,13 +394,3 @@ class Gateway:
 
 def _addresses(route: Route) -> dict[str, Any]:
     return {name: service.target.endpoint for name, service in route.services.items()}
-
-
-def _raise_file_limit(log: Log) -> int:
-    """Use all the descriptors that we may; returns how many connections they are good for, two each."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard < _FEW_FILES:
-        log.event("warning", "few file descriptors: raise the limit of open files", limit=hard)
-    return max(hard - _SPARE_FILES, 2) // 2

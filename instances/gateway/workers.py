@@ -47,7 +47,7 @@ class Worker:
     async def listen(self) -> None:
         """Hear what it says, until it has ended."""
         reader, self._writer = await asyncio.open_connection(sock=self._control)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # it may end in the middle of a line
             while line := await reader.readline():
                 if line == b"ready\n":
                     self.ready.set()
@@ -153,9 +153,16 @@ class Parent:
         if self._stopping or self._current.get(worker.slot) is not worker:
             return
         self._log.event("error", "gateway process ended", process=worker.slot, status=status)
-        await asyncio.sleep(self._back_off(worker))
-        if self._current.get(worker.slot) is worker and not self._stopping:
-            self._current[worker.slot] = await self._start(worker.slot)
+        while True:
+            await asyncio.sleep(self._back_off(worker))
+            if self._stopping or self._current.get(worker.slot) is not worker:
+                return
+            try:
+                self._current[worker.slot] = await self._start(worker.slot)
+            except OSError as error:  # no memory, no descriptors
+                self._log.event("error", "gateway process not started", process=worker.slot, error=error)
+            else:
+                return
 
     def _back_off(self, worker: Worker) -> float:
         """A process that has run for a while is replaced at once, one that dies of its start later and later."""
@@ -178,9 +185,12 @@ class Parent:
 
     async def _reload(self) -> None:
         """Start new processes, and only when all of them accept let the old ones drain."""
-        new = [await self._start(slot, successor=True) for slot in self._current]
+        new: list[Worker] = []
+        with contextlib.suppress(OSError):
+            for slot in self._current:
+                new.append(await self._start(slot, successor=True))
         ready = await asyncio.gather(*(worker.is_ready(_PATIENCE) for worker in new))
-        if not all(ready):
+        if not all(ready) or len(new) < len(self._current):
             self._log.event("error", "reload given up, the old processes stay")
             for worker in new:
                 worker.signal(signal.SIGTERM)

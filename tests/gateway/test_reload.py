@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -135,7 +139,7 @@ def test_processes_that_cannot_start_replace_nobody(gateway: Harness, service: S
     with Front(gateway, GATEWAY_PROCESSES="2", GATEWAY_TOKEN="", GATEWAY_TOKEN_FILE=str(token)) as front:
         sockets = front.sockets_on_each(service.cookie)
         token.write_text("")
-        front.process.send_signal(1)
+        front.process.send_signal(signal.SIGHUP)
         front.until(lambda: "reload given up" in front.log, 20)
         assert set(front.children()) == sockets.keys()
         assert all(talks(one) for one in sockets.values())
@@ -147,10 +151,32 @@ def test_processes_that_cannot_start_replace_nobody(gateway: Harness, service: S
             one.sock.close()
 
 
+def test_without_the_portal_nobody_is_replaced(front: Front, service: Service) -> None:
+    """New processes wait for the portal's word, and end when told; the old ones know the living sessions."""
+    sockets = front.sockets_on_each(service.cookie)
+    service.gateway.portal.away = True
+    front.process.send_signal(signal.SIGHUP)
+    front.until(lambda: len(front.children()) == 4)
+    new = set(front.children()) - sockets.keys()
+    assert {front.get(cookie=service.cookie).status for _ in range(20)} == {200}
+    front.until(lambda: all(_handles_signals(pid) for pid in new))
+    for pid in new:
+        os.kill(pid, signal.SIGTERM)
+    front.until(lambda: "reload given up" in front.log)
+    assert set(front.children()) == sockets.keys()
+    assert all(talks(one) for one in sockets.values())
+
+
+def _handles_signals(pid: int) -> bool:
+    """Whether a process has got so far as to catch SIGTERM."""
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) & 1 << (signal.SIGTERM - 1))
+
+
 def test_two_reloads_at_once_are_one_after_the_other(front: Front, service: Service) -> None:
     with Load(front, service.cookie) as load:
         for _ in range(5):
-            front.process.send_signal(1)
+            front.process.send_signal(signal.SIGHUP)
         front.until(lambda: '"reloaded"' in front.log, 30)
         front.until(lambda: len(front.children()) == 2, 30)
     assert load.failures == []
