@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from portal.embedded.people import gateway_person, portal_person
+from portal.embedded.people import Ids, gateway_person, portal_person
 from portal.embedded.processes import started_at
 from portal.embedded.up import ssh_line
 from tests.browser.conftest import OURS, free_port
@@ -51,18 +51,26 @@ class Portal:
     port: int
     parent: subprocess.Popen[str] | None = None
     lines: list[str] = field(default_factory=list)
+    #: seconds of silence after which a child counts as hung
+    silence: int = 10
+    #: somebody else who starts it
+    ids: Ids = field(default_factory=Ids)
 
     def up(self) -> None:
         self.lines = []
         self.parent = subprocess.Popen(
             [sys.executable, str(ROOT / "manage.py"), "up"],
             env=environment(
-                self.state, self.port, SSH_CONNECTION="192.0.2.7 50000 192.0.2.1 22", UP_SILENCE_SECONDS="10"
+                self.state,
+                self.port,
+                SSH_CONNECTION="192.0.2.7 50000 192.0.2.1 22",
+                UP_SILENCE_SECONDS=str(self.silence),
             ),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            **self.ids,
         )
         threading.Thread(target=self._collect, args=(self.parent, self.lines), daemon=True).start()
         until(lambda: self.said("Ready:") or (self.parent and self.parent.poll() is not None), 240)

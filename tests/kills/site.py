@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from websockets.exceptions import WebSocketException
 
+from portal.embedded.people import Ids
 from tests.browser.conftest import free_port
 from tests.embedded.test_up import ROOT, Portal, environment
 from tests.providers.local.notebook import Jupyter, Kernel
@@ -215,34 +217,51 @@ class Witness:
         return False
 
     def comes_back(self) -> None:
-        """Reconnect, as the page of a notebook does, to the same kernel."""
+        """Reconnect, as the page of a notebook does, again and again, to the same kernel."""
         self.kernel.close()
-        self.kernel = Kernel(self.account.notebook(self.instance), self.kernel.number)
+        end = time.monotonic() + 60
+        while True:
+            try:
+                self.kernel = Kernel(self.account.notebook(self.instance), self.kernel.number)
+                break
+            except (Away, OSError, StopIteration, WebSocketException):
+                assert time.monotonic() < end, "the way back is closed"
+                time.sleep(0.5)
         assert self.answers(), "another kernel"
 
 
 @contextmanager
-def site(*, disk: str = "") -> Iterator[Site]:
-    """Start a portal on a state folder, or a disk, of its own; nothing of either is left at the end."""
+def site(*, disk: str = "", uid: int | None = None) -> Iterator[Site]:
+    """Start a portal on a state folder of its own, as somebody else or on a small disk; nothing is left at the end."""
     state = Path(tempfile.mkdtemp(prefix="bpk-", dir="/var/tmp"))
-    with small_disk(state, disk) if disk else contextlib.nullcontext():
-        yield from _running(state)
-    shutil.rmtree(state, ignore_errors=True)
+    ids = Ids() if uid is None else Ids(user=uid, group=uid, extra_groups=[])
+    made = Site(state, free_port(), silence=30, ids=ids)
+    try:
+        with small_disk(state, disk) if disk else contextlib.nullcontext():
+            _lay(state, uid)
+            try:
+                made.up()
+                yield made
+            finally:
+                _end(made)
+    finally:
+        shutil.rmtree(state, ignore_errors=True)
 
 
-def _running(state: Path) -> Iterator[Site]:
+def _lay(state: Path, uid: int | None) -> None:
     state.chmod(0o711)
     if images := os.environ.get("BEAMPORT_TEST_IMAGES"):
         (state / "images").mkdir(mode=0o755)
         (state / "images" / "jupyter").symlink_to(Path(images, "jupyter").resolve())
-    made = Site(state, free_port())
-    try:
-        made.up()
-        yield made
-    finally:
-        if made.parent and made.parent.poll() is None:
-            made.parent.send_signal(signal.SIGTERM)
-            made.parent.wait(90)
-        for pid in made.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    if uid is not None:
+        for path in (state, *state.rglob("*")):
+            os.chown(path, uid, uid, follow_symlinks=False)
+
+
+def _end(made: Site) -> None:
+    if made.parent and made.parent.poll() is None:
+        made.parent.send_signal(signal.SIGTERM)
+        made.parent.wait(90)
+    for pid in made.processes():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -53,7 +53,7 @@ def _all_at_once(account: Account) -> list[uuid.UUID]:
         pages.append(time.monotonic() - asked)
         for found in account.insist("GET", "instances?limit=100")[1]["results"]:
             instance = uuid.UUID(found["id"])
-            assert found["state"] != "error", found
+            assert found["state"] != "error", (found["reason"], found["detail"])
             waited |= {instance} if found["reason"] == "waiting-for-turn" else set()
             if found["state"] == "active" and instance in waiting:
                 waiting.remove(instance)
