@@ -296,8 +296,8 @@ def _call_failed(instance: Instance, lease: uuid.UUID, call: Call, error: Provid
         moved = transitions.move(instance, step, event=f"{call.value}-refused", lease=lease, **because)
         return Wait(None) if moved else Wait(_NOW)
     transitions.note(instance, lease=lease, last_call="", **because)
-    if error.code == "waiting-for-turn":  # the others' starts are not this one's fault
-        transitions.spare(instance, SPARE_SECONDS)
+    if error.code == "waiting-for-turn":  # its own time begins with its turn
+        transitions.spare(instance, settings.INSTANCE_DEADLINE.total_seconds())
     return Wait(timedelta(seconds=30) if isinstance(error, Rejected) else _backoff(instance))
 
 
