@@ -60,6 +60,8 @@ class Transport(asyncio.Transport):
         self.after_pause = 0
         self.blocked = self.told = self.closing = self.lost = False
         self.reading = True
+        #: what was written before the tunnel began
+        self.tunnel_at: int | None = None
         #: how our side ended: "" while it has not, "closed" with all that was written, or "cut"
         self.end_of_ours = ""
         self.ended: list[Exception | None] = []
@@ -149,6 +151,7 @@ class Transport(asyncio.Transport):
 
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
+        self.tunnel_at = len(self.out)
 
     def get_write_buffer_size(self) -> int:
         return self.waiting

@@ -13,7 +13,7 @@ import h11
 from instances.gateway import headers
 from instances.gateway.bodies import ChunkedBody, Refused
 from instances.gateway.http1 import Request, build, check_first_line, head_end, parse_request, parse_response
-from tests.fuzz.machine import Broken, Machine, Run
+from tests.fuzz.machine import Broken, Machine, Run, Transport
 
 _ROOM = 2**20
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
@@ -265,7 +265,7 @@ def _check(run: Run) -> list[Message]:
     forwarded: list[Message] = []
     at = 0
     for back in run.backs.made:
-        sent = bytes(back.transport.out)
+        sent = bytes(back.transport.out[: back.transport.tunnel_at])
         requests = _requests(sent)
         for number, request in enumerate(requests):
             at = _asked_for(asked, request, at, last=number == len(requests) - 1)
@@ -275,8 +275,17 @@ def _check(run: Run) -> list[Message]:
             forwarded.append(request)
         if sent and not requests:
             raise Broken("a back end got no request")
+        if back.transport.tunnel_at is not None:
+            _passed(run.front, back.transport)
+            _passed(back.transport, run.front)
     _check_responses(run, asked)
     return forwarded
+
+
+def _passed(source: Transport, target: Transport) -> None:
+    """What one end of a tunnel was sent is what came from the other, nothing else and nothing left out between."""
+    if bytes(target.out[target.tunnel_at :]) not in bytes(source.got):
+        raise Broken("other bytes in the tunnel")
 
 
 def _asked_for(asked: list[Message], request: Message, at: int, *, last: bool) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import h11
 import pytest
 
-from instances.gateway import bodies, exchange, headers, http1
+from instances.gateway import bodies, exchange, headers, http1, tunnel
 from instances.gateway.connection import Client
 from tests.fuzz import corpus
 from tests.fuzz.machine import Broken
@@ -61,6 +61,10 @@ def _forgets_back_ends(patch: Patch) -> None:
     patch.setattr(exchange.Exchange, "client_lost", lambda self: None)
 
 
+def _loses_bytes_in_tunnels(patch: Patch) -> None:
+    patch.setattr(tunnel.End, "data_received", lambda self, data: self.write(data[::2]))
+
+
 def _reads_on_and_on(patch: Patch) -> None:
     patch.setattr(Client, "pause", lambda self, why: None)
     patch.setattr(Client, "pause_writing", lambda self: None)
@@ -83,6 +87,7 @@ def _breaks(data: bytes) -> bool:
         _ends_cut_responses_cleanly,
         _reuses_connections_in_doubt,
         _forgets_back_ends,
+        _loses_bytes_in_tunnels,
         _reads_on_and_on,
     ],
 )
