@@ -188,6 +188,46 @@ def test_the_table(phase, state, target, new, call):
     assert (step.state, step.call) == (new, call)
 
 
+@pytest.mark.parametrize(
+    ("state", "target", "phase", "more", "step"),
+    [
+        (State.ACTIVE, Target.ACTIVE, Phase.UNKNOWN, {}, Step(State.UNAVAILABLE, reason="provider-unavailable")),
+        (State.ACTIVE, Target.ACTIVE, Phase.MISSING, {}, Step(State.ERROR, reason="vanished")),
+        (State.STARTING, Target.ACTIVE, Phase.FAILED, {}, Step(State.ERROR, reason="failed")),
+        (State.ACTIVE, Target.ACTIVE, Phase.RUNNING, {}, Step(State.UNAVAILABLE, reason="not-answering")),
+        (State.ACTIVE, Target.ACTIVE, Phase.HELD, {}, Step(State.UNAVAILABLE, reason="held")),
+        (
+            State.UNAVAILABLE,
+            Target.ACTIVE,
+            Phase.STOPPED,
+            {},
+            Step(State.STOPPED, target=Target.STOPPED, reason="shut-down"),
+        ),
+        (
+            State.STARTING,
+            Target.ACTIVE,
+            Phase.STOPPED,
+            {"last_call": Call.START},
+            Step(State.ERROR, reason="ended-at-once"),
+        ),
+        (State.ACTIVE, Target.ACTIVE, Phase.READY, {"reboot": True}, Step(State.REBOOTING, Call.REBOOT)),
+        (State.ACTIVE, Target.ACTIVE, Phase.RUNNING, {"reboot": True}, Step(State.REBOOTING, Call.REBOOT)),
+        (State.STARTING, Target.ACTIVE, Phase.READY, {"reboot": True}, Step(State.ACTIVE)),
+        (State.ACTIVE, Target.STOPPED, Phase.READY, {"reboot": True}, Step(State.STOPPING, Call.STOP)),
+        (State.ACTIVE, Target.ACTIVE, Phase.PENDING, {"reboot": True}, Step(State.STARTING)),
+        (State.STARTING, Target.ACTIVE, Phase.READY, {"late": True}, Step(State.ACTIVE)),
+        (State.STOPPING, Target.STOPPED, Phase.STOPPED, {"late": True}, Step(State.STOPPED)),
+        *(
+            (state, target, Phase.PENDING, {"late": True}, Step(State.ERROR, reason="deadline"))
+            for state in MOVING
+            for target in (Target.ACTIVE, Target.STOPPED)
+        ),
+    ],
+)
+def test_a_step_whole(state, target, phase, more, step):
+    assert decide(state, target, phase, **more) == step
+
+
 def test_a_machine_that_ends_right_after_its_start_is_an_error():
     assert decide(State.STARTING, Target.ACTIVE, Phase.STOPPED, last_call=Call.START).reason == "ended-at-once"
     assert decide(State.STARTING, Target.ACTIVE, Phase.STOPPED, last_call=Call.CREATE).call is Call.START

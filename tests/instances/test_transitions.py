@@ -1,0 +1,428 @@
+"""The only writer of state and target: what each function writes, and when it lets somebody else be first."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from instances import transitions
+from instances.lifecycle import Call, State, Step, Target
+from instances.models import Instance, Leftover, Member
+from instances.transitions import Marked
+from portal.lib import bus, clock
+from portal.lib.clock import Now
+from tests.factories.instances import InstanceFactory
+
+LEASE = uuid.UUID(int=1)
+LONG_AGO = timedelta(days=2)
+
+
+@pytest.fixture
+def make(alice, plan):
+    """An instance whose every field is set, and all times long past, so that whatever is written shows."""
+
+    def make(state: State, target: Target = Target.ACTIVE, **more: Any) -> Instance:
+        past = clock.now() - LONG_AGO
+        fields = {
+            "lease_token": LEASE,
+            "ref": "m-1",
+            "last_call": "stop",
+            "reason": "held",
+            "detail": "words",
+            "log": "lines",
+            "missing_seen": 2,
+            "endpoints": [{"service": "jupyter"}],
+            "services_up": {"jupyter": True},
+            "silent_reports": 1,
+        }
+        times = ("state_changed_at", "updated_at", "called_at", "deadline_at", "due_at", "ready_at", "reboot_asked_at")
+        instance = InstanceFactory(owner=alice, plan=plan, state=state, target=target)
+        Instance.objects.filter(pk=instance.pk).update(**fields | dict.fromkeys(times, past) | more)
+        instance.refresh_from_db()
+        return instance
+
+    return make
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What was published."""
+    said: list[tuple[str, Any]] = []
+    monkeypatch.setattr(bus, "publish", lambda channel, message: said.append((channel, message)))
+    monkeypatch.setattr(bus, "notify", lambda uid, message: said.append((str(uid), message)))
+    return said
+
+
+def rows(instance: Instance) -> list[tuple[str, ...]]:
+    found = instance.transitions.order_by("id")
+    return [(row.old, row.new, row.target, row.event, row.reason, row.detail) for row in found]
+
+
+def is_now(at: Any) -> bool:
+    return at is not None and abs((at - clock.now()).total_seconds()) < 60
+
+
+def in_deadline(at: Any) -> bool:
+    return is_now(at - settings.INSTANCE_DEADLINE)
+
+
+def is_past(at: Any) -> bool:
+    return at is not None and not is_now(at) and at < clock.now()
+
+
+# ---- every write ----
+def test_a_write_leaves_a_row_a_version_and_news(make, told, alice, bob):
+    instance = make(State.ACTIVE)
+    Member.objects.create(instance=instance, user=bob, role="user")
+    version = instance.version
+    assert transitions.aim(instance, Target.STOPPED, event="stop", actor=alice) is True
+    assert instance.version == version + 1
+    assert is_now(instance.updated_at)
+    assert rows(instance) == [("active", "active", "stopped", "stop", "", "")]
+    assert instance.transitions.get().actor == alice
+    uid = str(instance.uid)
+    assert (bus.GATEWAY, {"instance": uid}) in told
+    pages = [(str(user.uid), {"type": "instance-changed", "id": uid}) for user in (instance.owner, bob)]
+    assert sorted(told[1:], key=str) == sorted(pages, key=str)
+
+
+@pytest.mark.parametrize("change", [{"state": "stopped"}, {"target": "deleted"}])
+def test_who_comes_second_writes_nothing(make, told, change):
+    instance = make(State.ACTIVE)
+    Instance.objects.filter(pk=instance.pk).update(**change)
+    before = Instance.objects.filter(pk=instance.pk).values().get()
+    assert transitions.aim(instance, Target.STOPPED, event="stop") is False
+    assert transitions.note(instance, lease=LEASE, ref="m-2") is False
+    assert Instance.objects.filter(pk=instance.pk).values().get() == before
+    assert (rows(instance), told) == ([], [])
+
+
+def test_who_has_lost_the_lease_writes_nothing(make):
+    instance = make(State.ACTIVE)
+    other = uuid.UUID(int=2)
+    assert transitions.note(instance, lease=other, ref="m-2") is False
+    assert transitions.move(instance, Step(State.STOPPED), event="observed", lease=other) is False
+    assert transitions.new_attempt(instance, lease=other, reason="failed") is False
+    assert not Leftover.objects.exists()
+    assert rows(instance) == []
+
+
+def test_a_note_is_no_transition(make):
+    instance = make(State.STARTING)
+    changed = instance.state_changed_at
+    assert transitions.note(instance, lease=LEASE, ref="m-2", reason="no-capacity") is True
+    assert (instance.ref, instance.reason, instance.state_changed_at) == ("m-2", "no-capacity", changed)
+    assert is_past(instance.deadline_at)
+    assert rows(instance) == []
+
+
+def test_a_row_carries_reason_and_detail(make):
+    instance = make(State.ACTIVE)
+    step = Step(State.ERROR)
+    transitions.move(instance, step, event="observed", lease=LEASE, reason="vanished", detail="It is gone.", log="last")
+    assert rows(instance) == [("active", "error", "active", "observed", "vanished", "It is gone.")]
+    assert (instance.reason, instance.detail, instance.log) == ("vanished", "It is gone.", "last")
+
+
+# ---- a deadline and a reboot end with what they were for ----
+@pytest.mark.parametrize(("state", "kept"), [(State.STARTING, True), (State.ACTIVE, False), (State.ERROR, False)])
+def test_a_deadline_ends_with_the_first_state_that_does_not_move(make, state, kept):
+    instance = make(State.BUILDING)
+    transitions.move(instance, Step(state), event="observed", lease=LEASE)
+    assert (instance.deadline_at is not None) is kept
+    assert is_now(instance.state_changed_at)
+
+
+@pytest.mark.parametrize(
+    ("step", "kept"),
+    [
+        (Step(State.UNAVAILABLE), True),
+        (Step(State.STARTING), False),
+        (Step(State.ACTIVE, target=Target.STOPPED), False),
+        (Step(State.REBOOTING, Call.REBOOT), False),
+    ],
+)
+def test_a_reboot_that_was_asked_is_forgotten_outside_active(make, step, kept):
+    instance = make(State.ACTIVE)
+    transitions.move(instance, step, event="observed", lease=LEASE)
+    assert (instance.reboot_asked_at is not None) is kept
+
+
+# ---- people's verbs ----
+def test_born(alice, plan, told):
+    instance = InstanceFactory(owner=alice, plan=plan, state=State.REQUESTED)
+    version = instance.version
+    transitions.born(instance, actor=alice)
+    assert rows(instance) == [("", "requested", "active", "request", "", "")]
+    assert instance.transitions.get().actor == alice
+    assert in_deadline(instance.deadline_at)
+    assert is_now(instance.due_at)
+    assert told[0] == (bus.GATEWAY, {"instance": str(instance.uid)})
+    assert instance.version == version
+
+
+@pytest.mark.parametrize(
+    ("state", "target", "wish", "ref", "new", "reason"),
+    [
+        (State.ACTIVE, Target.ACTIVE, Target.STOPPED, "m-1", "active", ""),
+        (State.STOPPED, Target.STOPPED, Target.ACTIVE, "m-1", "stopped", ""),
+        (State.STOPPED, Target.STOPPED, Target.ACTIVE, "", "requested", ""),
+        (State.STOPPED, Target.STOPPED, Target.DELETED, "", "stopped", ""),
+        (State.STARTING, Target.STOPPED, Target.ACTIVE, "", "starting", ""),
+        (State.ERROR, Target.ACTIVE, Target.DELETED, "m-1", "error", "held"),
+    ],
+)
+def test_aim(make, state, target, wish, ref, new, reason):
+    instance = make(state, target, ref=ref)
+    assert transitions.aim(instance, wish, event="verb")
+    assert (instance.state, instance.target, instance.reason) == (new, wish, reason)
+    assert (instance.detail, instance.log) == (("words", "lines") if reason else ("", ""))
+    assert is_now(instance.due_at)
+    if wish is Target.DELETED:
+        assert instance.deadline_at is None
+    else:
+        assert in_deadline(instance.deadline_at)
+
+
+@pytest.mark.parametrize(("target", "state"), [(Target.ACTIVE, "building"), (Target.STOPPED, "stopping")])
+def test_retry(make, alice, target, state):
+    instance = make(State.ERROR, Target.ACTIVE)
+    assert transitions.retry(instance, target, event="retry", actor=alice)
+    assert (instance.state, instance.target, instance.last_call) == (state, target, "")
+    assert (instance.reason, instance.detail, instance.log, instance.missing_seen) == ("", "", "", 0)
+    assert in_deadline(instance.deadline_at)
+    assert is_now(instance.due_at)
+    assert rows(instance) == [("error", state, target, "retry", "", "")]
+    assert instance.transitions.get().actor == alice
+
+
+def test_ask_reboot(make, alice):
+    instance = make(State.ACTIVE, reboot_asked_at=None)
+    assert transitions.ask_reboot(instance, actor=alice)
+    assert is_now(instance.reboot_asked_at)
+    assert is_now(instance.due_at)
+    assert (instance.reason, instance.detail) == ("", "")
+    assert rows(instance) == [("active", "active", "active", "reboot", "", "")]
+    assert instance.transitions.get().actor == alice
+
+
+# ---- a worker's steps ----
+def test_a_new_attempt_sets_the_old_machine_aside(make):
+    instance = make(State.STARTING)
+    assert transitions.new_attempt(instance, lease=LEASE, reason="host-failed") is True
+    assert (instance.state, instance.attempt, instance.ref) == ("building", 2, "")
+    assert (instance.endpoints, instance.last_call, instance.missing_seen) == ([], "", 0)
+    assert (instance.reason, "computer" in instance.detail) == ("host-failed", True)
+    assert in_deadline(instance.deadline_at)
+    leftover = Leftover.objects.get()
+    assert (leftover.ref, leftover.provider, leftover.instance) == ("m-1", instance.provider, instance)
+    assert [row[3] for row in rows(instance)] == ["new-attempt"]
+
+
+def test_a_new_attempt_in_the_same_state_is_recorded_too_and_sets_nothing_aside_where_nothing_was(make):
+    instance = make(State.BUILDING, ref="")
+    assert transitions.new_attempt(instance, lease=LEASE, reason="host-failed")
+    assert [row[3] for row in rows(instance)] == ["new-attempt"]
+    assert not Leftover.objects.exists()
+
+
+def test_a_machine_that_is_set_aside_already_is_set_aside_once(make):
+    instance = make(State.STARTING)
+    Leftover.objects.create(provider=instance.provider, ref="m-1", instance=instance)
+    assert transitions.new_attempt(instance, lease=LEASE, reason="failed")
+    assert Leftover.objects.count() == 1
+
+
+def test_a_step_with_a_call_says_when_it_was_made(make):
+    instance = make(State.ACTIVE, Target.STOPPED)
+    assert transitions.move(instance, Step(State.STOPPING, Call.STOP), event="stop", lease=LEASE) is True
+    assert (instance.state, instance.last_call, instance.missing_seen) == ("stopping", "stop", 0)
+    assert is_now(instance.called_at)
+    assert is_past(instance.deadline_at)
+    assert instance.endpoints == [{"service": "jupyter"}]
+    assert is_past(instance.ready_at)
+
+
+def test_a_step_without_a_call_leaves_the_last_one(make):
+    instance = make(State.BUILDING)
+    transitions.move(instance, Step(State.STARTING), event="observed", lease=LEASE)
+    assert instance.last_call == "stop"
+    assert is_past(instance.called_at)
+    assert (instance.reason, instance.detail, instance.log) == ("", "", "")
+
+
+def test_a_reboot_has_a_deadline_of_its_own(make):
+    instance = make(State.ACTIVE)
+    transitions.move(instance, Step(State.REBOOTING, Call.REBOOT), event="reboot", lease=LEASE)
+    assert in_deadline(instance.deadline_at)
+
+
+@pytest.mark.parametrize("state", [State.STOPPED, State.DELETED, State.ERROR])
+def test_what_has_ended_answers_nowhere(make, state):
+    instance = make(State.STOPPING, Target.STOPPED)
+    transitions.move(instance, Step(state), event="observed", lease=LEASE)
+    assert (instance.ready_at, instance.services_up, instance.endpoints) == (None, {}, [])
+    assert (instance.deleted_at is not None) is (state is State.DELETED)
+    assert instance.deleted_at is None or is_now(instance.deleted_at)
+
+
+def test_the_wish_changes_where_a_step_says_so(make):
+    instance = make(State.ACTIVE)
+    transitions.move(instance, Step(State.STOPPED, target=Target.STOPPED), event="observed", lease=LEASE)
+    assert (instance.state, instance.target) == ("stopped", "stopped")
+    assert rows(instance)[0][:3] == ("active", "stopped", "stopped")
+
+
+# ---- a gateway's word ----
+def free(make, state: State, target: Target = Target.ACTIVE, **more: Any) -> Instance:
+    return make(state, target, lease_token=None, leased_until=None, **more)
+
+
+def test_the_words_for_a_gateway():
+    """The gateway's link carries them."""
+    assert {marked.name: marked.value for marked in Marked} == {"DONE": "done", "BUSY": "busy", "GONE": "gone"}
+
+
+def test_ready_makes_a_starting_one_active(make):
+    instance = free(make, State.STARTING)
+    assert transitions.mark_ready(instance.uid, version=instance.version) is Marked.DONE
+    instance.refresh_from_db()
+    assert (instance.state, instance.silent_reports) == ("active", 0)
+    assert (instance.reason, instance.detail, instance.log) == ("", "", "")
+    assert is_now(instance.ready_at)
+    assert [row[3] for row in rows(instance)] == ["ready"]
+
+
+@pytest.mark.parametrize(("state", "target"), [(State.STARTING, Target.STOPPED), (State.UNAVAILABLE, Target.ACTIVE)])
+def test_ready_where_a_call_or_a_look_comes_next_is_noted_and_due(make, state, target):
+    instance = free(make, state, target)
+    version = instance.version
+    assert transitions.mark_ready(instance.uid) is Marked.DONE
+    instance.refresh_from_db()
+    assert (instance.state, instance.version, instance.silent_reports) == (state, version, 0)
+    assert is_now(instance.ready_at)
+    assert is_now(instance.due_at)
+    assert rows(instance) == []
+
+
+@pytest.mark.parametrize("state", [State.BUILDING, State.STOPPED, State.STOPPING, State.ERROR, State.DELETED])
+def test_ready_elsewhere_is_of_no_interest(make, state):
+    assert transitions.mark_ready(free(make, state).uid) is Marked.GONE
+    assert transitions.mark_ready(uuid.uuid4()) is Marked.GONE
+
+
+def test_ready_of_an_older_route_or_under_a_lease_comes_again(make):
+    instance = free(make, State.STARTING)
+    assert transitions.mark_ready(instance.uid, version=instance.version + 1) is Marked.BUSY
+    Instance.objects.filter(pk=instance.pk).update(leased_until=Now() + timedelta(seconds=10))
+    assert transitions.mark_ready(instance.uid) is Marked.BUSY
+    Instance.objects.filter(pk=instance.pk).update(leased_until=Now() - timedelta(seconds=1))
+    assert transitions.mark_ready(instance.uid) is Marked.DONE
+
+
+def report(instance: Instance, **answers: bool) -> Marked:
+    marked = transitions.mark_answers(instance.uid, answers)
+    instance.refresh_from_db()
+    return marked
+
+
+def test_the_third_silent_report_in_a_row_makes_it_unavailable(make):
+    assert transitions.SILENT_REPORTS == 3
+    instance = free(make, State.ACTIVE, silent_reports=0)
+    for silent in (1, 2):
+        assert report(instance, jupyter=False) is Marked.DONE
+        assert (instance.state, instance.silent_reports, instance.services_up) == ("active", silent, {"jupyter": False})
+        assert is_past(instance.ready_at)
+    assert report(instance) is Marked.DONE, "a service without an answer is silent"
+    assert (instance.state, instance.reason, instance.ready_at) == ("unavailable", "not-answering", None)
+    assert "does not answer" in instance.detail
+    assert [row[1:5] for row in rows(instance)] == [("unavailable", "active", "silent", "not-answering")]
+    assert report(instance, jupyter=False) is Marked.DONE
+    assert (instance.state, instance.silent_reports, len(rows(instance))) == ("unavailable", 4, 1)
+
+
+def test_a_silent_one_under_a_lease_or_about_to_stop_is_left_to_the_worker(make):
+    instance = make(State.ACTIVE, silent_reports=2, leased_until=clock.now() + timedelta(seconds=10))
+    assert report(instance, jupyter=False) is Marked.BUSY
+    assert (instance.state, instance.ready_at) == ("active", None)
+    stopping = free(make, State.ACTIVE, Target.STOPPED, silent_reports=2)
+    assert report(stopping, jupyter=False) is Marked.DONE
+    assert stopping.state == "active"
+
+
+def test_an_answer_ends_the_silence_and_is_due_to_be_looked_at(make):
+    instance = free(make, State.UNAVAILABLE, silent_reports=3, ready_at=None, services_up={})
+    assert report(instance, jupyter=True) is Marked.DONE
+    assert (instance.silent_reports, instance.services_up) == (0, {"jupyter": True})
+    assert is_now(instance.ready_at)
+    assert is_now(instance.due_at)
+
+
+def test_an_answer_that_says_nothing_new_writes_nothing_of_it(make):
+    instance = free(make, State.ACTIVE, silent_reports=0, services_up={"jupyter": False})
+    report(instance, jupyter=True)
+    assert instance.services_up == {"jupyter": True}
+    assert is_past(instance.ready_at)
+    assert is_past(instance.due_at)
+    Instance.objects.filter(pk=instance.pk).update(silent_reports=2)
+    report(instance, jupyter=True)
+    assert instance.silent_reports == 0
+
+
+def test_only_required_services_count(make, plan):
+    plan.image.services = [{"name": "jupyter"}, {"name": "desktop", "required": False}]
+    plan.image.save()
+    instance = free(make, State.ACTIVE, silent_reports=0)
+    report(instance, jupyter=True, desktop=False)
+    assert (instance.silent_reports, instance.services_up) == (0, {"jupyter": True, "desktop": False})
+    report(instance, desktop=True)
+    assert instance.silent_reports == 1
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.STOPPED])
+def test_a_report_on_what_is_not_served_is_of_no_interest(make, state):
+    assert report(free(make, state), jupyter=True) is Marked.GONE
+
+
+# ---- a provider that gives no answer ----
+@pytest.mark.parametrize(
+    ("state", "target", "moved"),
+    [
+        (State.ACTIVE, Target.ACTIVE, True),
+        (State.ACTIVE, Target.STOPPED, False),
+        (State.STARTING, Target.ACTIVE, False),
+        (State.UNAVAILABLE, Target.ACTIVE, False),
+    ],
+)
+def test_lose_sight(make, state, target, moved):
+    instance = free(make, state, target)
+    assert transitions.lose_sight(instance) is moved
+    if moved:
+        assert (instance.state, instance.reason) == ("unavailable", "provider-unavailable")
+        assert "no answer" in instance.detail
+        assert [row[3] for row in rows(instance)] == ["observed"]
+    else:
+        assert (instance.state, rows(instance)) == (state, [])
+
+
+def test_what_a_worker_holds_is_not_lost_sight_of(make):
+    instance = make(State.ACTIVE, leased_until=clock.now() + timedelta(seconds=10))
+    assert transitions.lose_sight(instance) is False
+
+
+def test_an_outage_spares_a_running_deadline_and_shortens_none(make):
+    soon, late, none = (
+        make(State.STARTING, deadline_at=at) for at in (clock.now(), clock.now() + timedelta(hours=1), None)
+    )
+    for instance in (soon, late, none):
+        before = instance.deadline_at
+        transitions.spare(instance, 60)
+        instance.refresh_from_db()
+        if instance is soon:
+            assert timedelta(seconds=30) < instance.deadline_at - clock.now() <= timedelta(seconds=60)
+        else:
+            assert instance.deadline_at == before
