@@ -3,7 +3,7 @@ PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) -m portal.embedded.bootstrap
 SECONDS ?= 120
 
-.PHONY: help run test test-slow test-layout fuzz lint bench bench-peers docs lock
+.PHONY: help run test test-slow mutants test-layout fuzz lint bench bench-peers docs lock
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ fuzz:  ## Fuzz the gateway (SECONDS=1800 for longer, KEEP=--keep to write the co
 
 lint:  ## Check style, types and layers only
 	@$(BOOTSTRAP) test --only-checks
+
+mutants:  ## Make the core wrong in every small way and see that a test notices
+	@$(BOOTSTRAP) test --mutants
 
 bench:  ## Measure; figures belong in docs/reference/performance.md
 	@$(BOOTSTRAP) bench

@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from django.db import connections
 
-#: how often each race is run; the long proof runs it more often
-ROUNDS = int(os.environ.get("RACE_ROUNDS", "2"))
+#: how often each race is run: in the suite, and by the long proof
+FEW, MANY = 2, int(os.environ.get("RACE_ROUNDS", "20"))
+ROUNDS = [*range(FEW), *(pytest.param(number, marks=pytest.mark.slow) for number in range(FEW, MANY))]
 
 
 class Racers:

@@ -112,12 +112,15 @@ def main(argv: list[str] | None = None) -> int:
         "--layout", action="store_true", help="production's layout by the install page, instead of the suite"
     )
     only.add_argument("--bench", action="store_true", help="measure the main job instead")
+    only.add_argument("--mutants", action="store_true", help="make modules wrong and see that tests notice")
     parser.add_argument("--peers", action="store_true", help="with --bench: beside JupyterHub and other proxies")
     given, rest = parser.parse_known_args(argv)
     if given.peers:
         return subprocess.run([sys.executable, "-m", "tests.bench.peers.run", *rest], cwd=ROOT).returncode
     if rest:
         parser.error(f"unknown: {' '.join(rest)}")
+    if given.mutants:
+        return subprocess.run([sys.executable, "-m", "tests.mutation"], cwd=ROOT).returncode
     if given.bench:
         return 0 if bench() else 1
     if given.only_docs:

@@ -168,12 +168,10 @@ class Sessions:
 
     def replace(self, rows: Iterable[dict[str, Any]], since: float) -> None:
         """Take over a snapshot: what was known before `since` (monotonic) and is not in it has ended."""
-        named = set()
         for row in rows:
-            named.add(row["sid"])
-            self.add(row)
+            self.add(row)  # and is seen now
         for session in self.living():
-            if session.sid not in named and session.seen < since:
+            if session.seen < since:
                 self._drop(session)
 
     def _drop(self, session: Session) -> None:

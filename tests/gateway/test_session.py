@@ -65,7 +65,7 @@ def ended() -> list[str]:
 
 @pytest.fixture
 def sessions(clock: Time, portal: Portal, ended: list[str]) -> Sessions:
-    made = Sessions(clock, portal.renew, ended.append)  # type: ignore[arg-type]
+    made = Sessions(clock, portal.renew, ended.append, lambda work: asyncio.create_task(work))  # type: ignore[arg-type]
     made.keys.set(keys())
     return made
 
@@ -240,6 +240,14 @@ def test_a_withdrawn_session_is_over_until_its_last_cookie_has_expired(sessions,
 def test_who_is_not_known_is_withdrawn_as_well(sessions, ended):
     sessions.withdraw("never-seen")
     assert ended == ["never-seen"]
+
+
+def test_revocations_are_bounded_and_the_oldest_is_forgotten_first(sessions, clock, monkeypatch):
+    monkeypatch.setattr(sessions_module, "_REVOKED", 3)
+    given = [row(clock) for _ in range(4)]
+    for one in given:
+        sessions.withdraw(one["sid"])
+    assert [sessions.add(one) is not None for one in given] == [True, False, False, False]
 
 
 # ---- snapshots and time ----

@@ -26,8 +26,8 @@ from tests.instances.clockwork import assert_sound, forward, tick, work
 from tests.instances.conftest import use_cloud
 from tests.providers.faulty import VERBS, Faulty
 
-#: how many; the long proof plays more
-COUNT = int(os.environ.get("HISTORIES", "10"))
+#: how many in the suite, and by the long proof
+FEW, MANY = 10, int(os.environ.get("HISTORIES", "300"))
 TURNS = 25
 QUOTA = 2
 ERRORS = (
@@ -153,7 +153,9 @@ class History:
         assert {home.key for home in Home.objects.all()} >= set(self.cloud.homes)
 
 
-@pytest.mark.parametrize("seed", range(COUNT))
+@pytest.mark.parametrize(
+    "seed", [*range(FEW), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(FEW, MANY))]
+)
 def test_every_history_keeps_the_rules_and_settles(seed, provider, alice, request_one):
     QuotaFactory(limit=QUOTA)
     history = History(seed, alice, request_one)

@@ -1,6 +1,6 @@
 """A hundred threads at the same moment, workers that lose their lease in the middle of a call, clocks that are off.
 
-Each race is run a few times here, and RACE_ROUNDS times by the long proof.
+Each race is run twice here, and RACE_ROUNDS times (20) by the long proof.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def racers() -> Iterator[Racers]:
     racers.close()
 
 
-@pytest.fixture(params=range(ROUNDS))
+@pytest.fixture(params=ROUNDS)
 def again(request: pytest.FixtureRequest) -> int:
     """The same race once more."""
     return int(request.param)

@@ -1,0 +1,184 @@
+"""`make mutants`: make a module wrong in every small way, and see that a test fails each time.
+
+A mutant that no test notices is a survivor. survivors.toml lists those that are no loss, each with its reason; any
+other one fails the run, and so does a listed one that is gone. Each mutant runs in a fork of a process that has all
+but the module loaded, so that a second is enough for most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.abc
+import importlib.util
+import os
+import signal
+import sys
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from tests.mutation.mutants import Mutant, mutants
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SURVIVORS = Path(__file__).with_name("survivors.toml")
+#: with a database, and without
+PLUGINS = {True: ("pytest_django.plugin", "pytest_asyncio.plugin"), False: ("pytest_asyncio.plugin",)}
+#: a mutant that goes on for longer hangs, which a test notices too
+LONGEST = float(os.environ.get("MUTANT_SECONDS", "120"))
+#: the module as it is may take longer: its first run makes the database
+FIRST = 900.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module and the tests that must notice: `first` kills nearly all, `then` is asked about what is left."""
+
+    module: str
+    first: tuple[str, ...]
+    then: tuple[str, ...] = ()
+    database: bool = False
+
+    @property
+    def path(self) -> Path:
+        return ROOT / (self.module.replace(".", "/") + ".py")
+
+
+TARGETS = (
+    Target("instances.lifecycle", ("tests/instances/test_lifecycle.py", "-k", "not history")),
+    Target("experiments.pids", ("tests/experiments/test_pids.py", "-k", "not reading_any and not slow and not case")),
+    Target("instances.gateway.session", ("tests/gateway/test_session.py",)),
+    Target("instances.quotas", ("tests/instances/test_quotas.py",), database=True),
+    Target(
+        "instances.transitions",
+        ("tests/instances/test_transitions.py",),
+        ("tests/instances/test_reconcile.py", "tests/instances/test_services.py", "tests/instances/test_events.py"),
+        database=True,
+    ),
+)
+
+
+class _Wrong(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives one module as its mutant."""
+
+    def __init__(self, target: Target, mutant: Mutant) -> None:
+        self.target, self.mutant = target, mutant
+
+    def find_spec(self, name: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        if name != self.target.module:
+            return None
+        return importlib.util.spec_from_file_location(name, self.target.path, loader=self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self.mutant.tree, str(self.target.path), "exec"), module.__dict__)
+
+
+def _prepare(target: Target) -> None:
+    """Load what every mutant needs, and nothing that has the module in it."""
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    for plugin in PLUGINS[target.database]:
+        importlib.import_module(plugin)
+    if target.database:
+        from tests.plugin import _start
+
+        _start()
+        os.environ["PYTEST_XDIST_WORKER"] = "mutation"  # says that the servers run
+        os.environ["DJANGO_SETTINGS_MODULE"] = "portal.settings"
+        import django
+
+        django.setup()
+    if target.module in sys.modules:
+        raise RuntimeError(f"{target.module} was loaded too early to be made wrong")
+
+
+def _run(target: Target, mutant: Mutant | None, tests: tuple[str, ...]) -> bool:
+    """Return whether the tests pass, in a child."""
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        _child(target, mutant, tests)
+    until = time.monotonic() + (LONGEST if mutant else FIRST)
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def _child(target: Target, mutant: Mutant | None, tests: tuple[str, ...]) -> None:
+    """Run pytest in this process and end it."""
+    code = 1
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        if mutant is not None:
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
+            sys.meta_path.insert(0, _Wrong(target, mutant))
+        import pytest
+
+        options = ["-x", "-q", "--tb=no", "--disable-warnings", "-p", "no:cacheprovider"]
+        options += [word for plugin in PLUGINS[target.database] for word in ("-p", plugin)]
+        options += ["--reuse-db"] if target.database else ["-o", "addopts=", "--noconftest"]
+        code = int(pytest.main([*options, *tests]))
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os._exit(code)
+
+
+def survivors_of(target: Target) -> list[Mutant]:
+    """Return the mutants that no test notices."""
+    for tests in filter(None, (target.first, target.then)):
+        if not _run(target, None, tests):
+            raise SystemExit(f"{target.module}: the tests fail on the module as it is: {' '.join(tests)}")
+    found = mutants(target.path.read_text())
+    alive, began = [], time.monotonic()
+    for number, mutant in enumerate(found, 1):
+        survived = _run(target, mutant, target.first) and (not target.then or _run(target, mutant, target.then))
+        if survived:
+            alive.append(mutant)
+            print(f"  alive  {target.path.name}:{mutant.line}  {mutant.name}", flush=True)
+        if number % 25 == 0:
+            print(f"  {number} of {len(found)} in {time.monotonic() - began:.0f} s", flush=True)
+    print(
+        f"{target.module}: {len(found)} mutants, {len(found) - len(alive)} noticed, {len(alive)} alive, "
+        f"{time.monotonic() - began:.0f} s",
+        flush=True,
+    )
+    return alive
+
+
+def judge(target: Target, alive: list[Mutant]) -> bool:
+    """Compare with the list of survivors that are no loss; say what differs."""
+    listed = {row["mutant"] for row in tomllib.loads(SURVIVORS.read_text()).get(target.module, [])}
+    names = {mutant.name for mutant in alive}
+    for name in sorted(names - listed):
+        print(f"NEW SURVIVOR  {target.module}  {name}")
+    for name in sorted(listed - names):
+        print(f"NO SURVIVOR ANY MORE, take it off the list  {target.module}  {name}")
+    return names == listed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
+    parser.add_argument("modules", nargs="*", help="all of them when none is named")
+    wanted = parser.parse_args().modules
+    good = True
+    for target in TARGETS:
+        if wanted and target.module not in wanted:
+            continue
+        child = os.fork()  # one process a module: none has another's loaded
+        if child == 0:
+            _prepare(target)
+            sys.exit(0 if judge(target, survivors_of(target)) else 1)
+        good &= os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
