@@ -145,7 +145,7 @@ def _in_year(experiments: ExperimentQuerySet, year: int) -> ExperimentQuerySet:
 
 
 def _identified(text: str) -> Q:
-    """Those with this identifier, or of the proposal with it: two indexes, of which an OR over a join could use none."""
+    """Those with this identifier, or of the proposal with it: by two indexes; an OR over a join could use none."""
     pid = parse_pid(text)
     forms = pid.candidates if pid else ()
     proposals = list(Proposal.objects.filter(pid_norm__in=forms).values_list("pk", flat=True))

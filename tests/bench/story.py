@@ -90,10 +90,11 @@ def lab_began(since: float) -> float | None:
 async def listen(url: str, cookie: str, told: dict[str, float], ready: asyncio.Event, api: Api) -> None:
     """Be an open page: note when the event after which the instance is active arrives."""
     import websockets
+    from websockets.typing import Origin
 
     headers = {"Cookie": f"__Host-sid={cookie}"}
     async with websockets.connect(
-        url.replace("http", "ws") + "/ws/events", origin=url, additional_headers=headers
+        url.replace("http", "ws") + "/ws/events", origin=Origin(url), additional_headers=headers
     ) as ws:
         ready.set()
         async for message in ws:

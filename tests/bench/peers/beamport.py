@@ -41,12 +41,17 @@ class Beamport:
         for child in (self.stack.postgres(), self.stack.redis()):
             self._launch(child)
         self.api = self._prepare()
-        self.start_portal()
+        self.start_again("worker", "web", "gateway")
 
-    def start_portal(self) -> None:
-        """Start what is ours; PostgreSQL and Redis run."""
-        for child in (self.stack.worker(), self.stack.web(), self.stack.gateway()):
-            self._launch(child)
+    def start_again(self, *names: str) -> None:
+        """Start these at once and wait until all answer."""
+        made = {"worker": self.stack.worker, "web": self.stack.web, "gateway": self.stack.gateway}
+        children = [made[name]() for name in names]
+        for child in children:
+            self.children[child.name] = child
+            child.start()
+        for child in children:
+            child.wait_ready(PATIENCE)
 
     def _launch(self, child: Child) -> None:
         self.children[child.name] = child
@@ -57,6 +62,11 @@ class Beamport:
         """Stop these, or all, the last started first."""
         for name in names or tuple(reversed(self.children)):
             self.children.pop(name).stop()
+
+    @property
+    def machines(self) -> Path:
+        """Where the provider keeps its empty machines."""
+        return self.state.folder / "data" / "noop"
 
     def pids(self, *names: str) -> list[int]:
         return [self.children[name].pid for name in names]

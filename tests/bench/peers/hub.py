@@ -17,10 +17,10 @@ CONFIG = Path(__file__).resolve().parent / "jupyterhub_config.py"
 
 
 class Hub:
-    """`spawner` is `noop` (nothing starts, `backend` answers) or `simple` (a JupyterLab each)."""
+    """`spawner` is `noop` (nothing starts, `backend` answers) or `simple` (a JupyterLab, which listens there)."""
 
-    def __init__(self, peers: Peers, processes: Processes, spawner: str, backend: int = 0) -> None:
-        self.processes = processes
+    def __init__(self, peers: Peers, processes: Processes, spawner: str, backend: int) -> None:
+        self.processes, self.backend = processes, backend
         self.folder = processes.folder / f"hub-{spawner}"
         self.folder.mkdir(exist_ok=True)
         self.port, token = free_port(3), secrets.token_hex(16)

@@ -55,6 +55,8 @@ if os.environ["HUB_SPAWNER"] == "noop":
 else:
     c.JupyterHub.spawner_class = "simple"
     c.SimpleLocalProcessSpawner.home_dir_template = FOLDER + "/home/{username}"
+    c.Spawner.port = BACKEND
     c.Spawner.args = ["--allow-root"]
     c.Spawner.default_url = "/lab"
-c.Spawner.http_timeout = 60
+c.Spawner.http_timeout = 300
+c.Spawner.start_timeout = 300

@@ -19,7 +19,8 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
-PATIENCE = 60.0
+#: seconds that a part may take to answer, on a machine that is busy besides
+PATIENCE = 300.0
 
 
 # ---- what a process tree costs ----
