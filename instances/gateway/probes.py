@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -45,11 +46,17 @@ class Probes:
         self.leads = leads
         self._probing: dict[str, asyncio.Task[None]] = {}
         self._activity_due: dict[str, float] = {}
+        self._news = asyncio.Event()
+
+    def hurry(self) -> None:
+        """Probe at once: an instance has an address since just now."""
+        self._news.set()
 
     async def run(self) -> None:
         reporting: asyncio.Task[None] | None = None
         report_due = time.monotonic() + ACTIVE_EVERY
         while True:
+            self._news.clear()
             for route in self._routes if self.leads else ():
                 if route.probed and route.slug not in self._probing:
                     task = self._spawn(self._start(route))
@@ -58,7 +65,9 @@ class Probes:
             if time.monotonic() >= report_due and (reporting is None or reporting.done()):
                 report_due += ACTIVE_EVERY
                 reporting = self._spawn(self._report())
-            await asyncio.sleep(STARTING_EVERY)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STARTING_EVERY):
+                    await self._news.wait()
 
     def _done(self, slug: str, _task: asyncio.Task[None]) -> None:
         self._probing.pop(slug, None)

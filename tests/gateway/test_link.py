@@ -116,6 +116,18 @@ def test_a_starting_instance_is_probed_and_reported_ready(gateway: Harness) -> N
     assert b"\r\nAuthorization: token " in seen[0]
 
 
+def test_a_starting_instance_is_probed_as_soon_as_it_has_an_address(
+    gateway: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the pause between two rounds of probes is."""
+    monkeypatch.setattr(probes, "STARTING_EVERY", 3600.0)
+    gateway.instance(state="starting")
+    gateway.until(lambda: any(path == "/ready" for path, _ in gateway.portal.calls))
+    first = len(gateway.portal.calls)
+    gateway.instance("bravo1234", state="starting")
+    gateway.until(lambda: len(gateway.portal.calls) > first)
+
+
 def test_a_busy_portal_is_told_again(gateway: Harness) -> None:
     gateway.portal.ready_status = 409
     gateway.instance(state="starting")
