@@ -189,6 +189,7 @@ class Gateway:
             raise Refused(421, f"this is not the portal's address, which is {self.config.portal_url}")
 
     def _to_portal(self, client: Client, request: Request) -> None:
+        self.registry.release(client)  # one connection may serve several hosts (a proxy's): this is no session's request
         if request.websocket:
             check_source(request, self._portal_origin)
         if b"cookie" in request.fields:
@@ -309,6 +310,8 @@ class Gateway:
             change = self.routes.apply(message)
             if change is not None:
                 self._route_changed(*change)
+                if change[1].probed:
+                    self.probes.hurry()
         elif kind == "session":
             self.sessions.add(message)
         elif kind == "withdraw":

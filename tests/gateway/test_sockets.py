@@ -318,6 +318,20 @@ def test_withdrawal_closes_idle_connections_too(gateway: Harness) -> None:
         assert wire.closed
 
 
+def test_withdrawal_spares_the_connection_whose_last_request_was_for_the_portal(gateway: Harness) -> None:
+    """A proxy in front, or a script, sends requests for several hosts on one connection."""
+    gateway.instance()
+    sid, cookie = gateway.session()
+    with gateway.connect() as wire:
+        wire.send(request("GET", "/", gateway.host(), Cookie=cookie, Sec_Fetch_Site="same-origin"))
+        assert wire.reply().body == b"hello"
+        wire.send(request("GET", "/one", f"localhost:{gateway.port}"))
+        assert wire.reply().status == 200
+        gateway.call(gateway.gateway.apply, {"type": "withdraw", "sid": sid})
+        wire.send(request("GET", "/two", f"localhost:{gateway.port}"))
+        assert wire.reply().status == 200
+
+
 def test_a_late_message_does_not_revive_a_withdrawn_session(gateway: Harness) -> None:
     gateway.instance()
     sid, cookie = gateway.session()
