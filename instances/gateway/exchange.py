@@ -213,7 +213,7 @@ class Exchange:
             lines += b"Connection: close\r\n"
         elif not self.request.minor:
             lines += b"Connection: keep-alive\r\n"
-        if self.grant is not None and self.grant.renew:
+        if self.grant is not None and self.grant.renew and not headers.is_shared(response):
             lines += self._cookie_line()
         return lines
 

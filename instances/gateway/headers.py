@@ -94,6 +94,12 @@ def response_from_instance(response: Response, site: bytes, portal_host: str) ->
     return fields
 
 
+def is_shared(response: Response) -> bool:
+    """Whether a cache between us and the browser might keep it for others: no place for a session cookie."""
+    values = [value.lower() for name, value in response.passed if name.lower() == b"cache-control"]
+    return any(b"public" in value or b"s-maxage" in value for value in values)
+
+
 def _may_set(cookie: bytes) -> bool:
     """No cookie of our names, none for a domain (siblings would get it)."""
     first, *attributes = cookie.split(b";")

@@ -224,6 +224,17 @@ def test_a_cookie_whose_session_has_ended_is_401_and_asked_once(gateway: Harness
     assert backend.heads == []
 
 
+@pytest.mark.parametrize(
+    ("caching", "renewed"), [("private", True), ("Public, max-age=9", False), ("s-maxage=9", False)]
+)
+def test_no_session_cookie_goes_into_a_shared_cache(gateway: Harness, caching: str, renewed: bool) -> None:
+    backend = gateway.instance()
+    backend.answers(f"HTTP/1.1 200 OK\r\nCache-Control: {caching}\r\nContent-Length: 0\r\n\r\n".encode())
+    _sid, cookie = gateway.session(life=-1)
+    reply = gateway.same_origin(cookie=cookie)
+    assert (reply.status, "__Host-inst" in reply.cookies) == (200, renewed)
+
+
 def test_a_session_of_another_gateway_is_asked_for_once(gateway: Harness) -> None:
     gateway.instance()
     row = gateway.session_row()

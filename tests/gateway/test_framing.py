@@ -176,16 +176,6 @@ def test_expect_is_answered_after_the_decision(opened: Opened) -> None:
     assert b"expect" not in opened.backend.heads[0].lower()
 
 
-def test_a_refusal_does_not_wait_for_the_body(opened: Opened) -> None:
-    """No 100 and no reading on: a client that asked first has not sent anything yet."""
-    head = opened.head("POST", lines="Expect: 100-continue\r\nContent-Length: 100000000\r\n")
-    opened.wire.send(head.replace(b"same-origin", b"cross-site"))
-    reply = opened.wire.reply("POST")
-    assert (reply.status, reply.get("Connection")) == (403, "close")
-    assert opened.wire.closed
-    assert opened.backend.heads == []
-
-
 def test_http_1_0_is_closed_unless_it_asks(opened: Opened) -> None:
     opened.wire.send(opened.head(lines="Connection: keep-alive\r\n", version="1.0"))
     reply = opened.wire.reply()
