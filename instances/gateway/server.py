@@ -189,7 +189,7 @@ class Gateway:
             raise Refused(421, f"this is not the portal's address, which is {self.config.portal_url}")
 
     def _to_portal(self, client: Client, request: Request) -> None:
-        self.registry.release(client)  # one connection may serve several hosts (a proxy's): this is no session's request
+        self.registry.release(client)  # a proxy's connection serves several hosts: this request is no session's
         if request.websocket:
             check_source(request, self._portal_origin)
         if b"cookie" in request.fields:
