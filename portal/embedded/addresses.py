@@ -20,7 +20,7 @@ class Site:
     issuer: str
     listen: str
     #: seconds after which a child that does not answer is ended
-    silence: float = 30.0
+    silence: float = 60.0
 
     @classmethod
     def read(cls) -> Site:
@@ -34,7 +34,7 @@ class Site:
         apps = given("APPS_DOMAIN") or f"apps.{url.partition('://')[2]}"
         issuer = given("OIDC_ISSUER") or (f"http://127.0.0.1:{port + 1}" if demo else "")
         listen = ",".join(f"{host}:{port}" for host in loopback())
-        silence = float(_number("UP_SILENCE_SECONDS", "30"))
+        silence = float(_number("UP_SILENCE_SECONDS", "60"))
         site = cls(demo, port, url, apps, issuer, listen if demo else given("GATEWAY_LISTEN") or listen, silence)
         site._check()
         return site

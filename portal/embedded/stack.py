@@ -17,6 +17,8 @@ from portal.embedded.processes import Child, Program, open_log, started_at
 from portal.embedded.state import State
 from portal.lib.beat import beats
 
+#: seconds that a busy child may think about the question whether it works
+PATIENCE = 10
 #: what a process that is no Django of ours may inherit
 INHERITED = ("PATH", "LANG", "TZ", "LOG_LEVEL", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -119,7 +121,7 @@ class Stack:
         web, internal = self.front / "web.sock", self.front / "internal.sock"
         argv = ["-m", "portal.serve", "--web", f"unix:{web}", "--internal", f"unix:{internal}"]
         answers = http_ok(lambda: UnixConnection(web, 5), "/readyz", self.site.host)
-        healthy = http_any(lambda: UnixConnection(web, 5), "/healthz", self.site.host)
+        healthy = http_any(lambda: UnixConnection(web, PATIENCE), "/healthz", self.site.host)
         return self.child(self._python("web", *argv, answers=answers, healthy=healthy))
 
     def worker(self) -> Child:
@@ -146,7 +148,7 @@ class Stack:
         connect = loopback_https if given.get("GATEWAY_TLS_CERT_FILE") else http.client.HTTPConnection
         answers = http_ok(lambda: connect(address, port, timeout=5), "/readyz", self.site.host)
         # whatever the portal does, the bare address leads to its name
-        healthy = http_any(lambda: connect(address, port, timeout=5), "/", f"{address}:{port}")
+        healthy = http_any(lambda: connect(address, port, timeout=PATIENCE), "/", f"{address}:{port}")
         return self.child(Program("gateway", argv, environment, self.state.gateway, answers, healthy))
 
     def identity(self) -> Child:

@@ -93,8 +93,8 @@ class Facility:
         data.mkdir(parents=True)
         with override_settings(EXTRA_DATA_PYTHON=f"{os.environ['BEAMPORT_TEST_IMAGES']}/jupyter/bin/python"):
             load.write_runs(data)
-            bad = [why for why in euxfel.make_maps(run.folder(data) for run in runs_with_data()).values() if why]
-        assert not bad
+            runs = [run.folder(data) for run in runs_with_data() if run.format == "euxfel-hdf5"]
+            assert not [why for why in euxfel.make_maps(runs).values() if why]
         self.machine.write(str(INSTALL / "site.json"), json.dumps(catalogue(DATA), default=str))
 
     def _start_provider(self) -> None:
