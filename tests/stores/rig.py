@@ -33,6 +33,7 @@ SOON = 30.0
 class Person:
     """A seeded user: what his browser and his scripts hold, and what only he may ever be shown."""
 
+    uid: str
     handle: str
     marker: str
     session: str
@@ -43,7 +44,7 @@ class Person:
 class Rig:
     """PostgreSQL, Redis, web, worker and gateway as `manage.py up` starts them, without the parent that mends them."""
 
-    def __init__(self, **seed: object) -> None:
+    def __init__(self, issuer: str = "", **seed: object) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bps-", dir="/var/tmp"))
         self.folder.chmod(0o711)
         self.port = free_port()
@@ -52,11 +53,11 @@ class Rig:
             port=self.port,
             portal_url=f"http://localhost:{self.port}",
             apps_domain=f"apps.localhost:{self.port}",
-            issuer=f"http://127.0.0.1:{self.port + 1}",
+            issuer=issuer or f"http://127.0.0.1:{self.port + 1}",
             listen=f"127.0.0.1:{self.port}",
         )
         self.state = State(self.folder, portal_person(), gateway_person())
-        self.seed = seed
+        self.seed = seed | {"issuer": self.site.issuer}
         self.children: list[Child] = []
         self.people: list[Person] = []
         self.plan = ""
@@ -109,7 +110,7 @@ class Rig:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=SOON,
+            timeout=2 * SOON,
             **ourselves().ids(),
         )
         assert done.returncode == 0, done.stderr[-3000:]

@@ -34,7 +34,9 @@ from tests.factories.experiments import DatasetFactory, ExperimentFactory, Propo
 from tests.factories.instances import InstanceFactory, PlanFactory, ProviderFactory, QuotaFactory  # noqa: E402
 
 
-def make(people: int = 3, instances: int = 0, experiments: int = 3, endpoints: list[int] | None = None) -> Any:
+def make(
+    issuer: str, people: int = 3, instances: int = 0, experiments: int = 3, endpoints: list[int] | None = None
+) -> Any:
     """Make people, each with a session, a token and `instances` running instances behind the given loopback ports."""
     call_command("migrate", interactive=False, verbosity=0)
     facility = FacilityFactory(slug="site")
@@ -48,7 +50,7 @@ def make(people: int = 3, instances: int = 0, experiments: int = 3, endpoints: l
     ):
         DatasetFactory(experiment=experiment)
     ports = iter(endpoints or [])
-    made = [_person(number, [_running(echo, f"{number}-{n}", next(ports)) for n in range(instances)])
+    made = [_person(issuer, number, [_running(echo, f"{number:04}-{n}", next(ports)) for n in range(instances)])
             for number in range(people)]  # fmt: skip
     return {"plan": plan.slug, "people": made}
 
@@ -58,15 +60,17 @@ def _running(plan: Plan, name: str, port: int) -> dict[str, Any]:
         {"service": "jupyter", "kind": "tcp", "host": "127.0.0.1", "port": port}]}  # fmt: skip
 
 
-def _person(number: int, wanted: list[dict[str, Any]]) -> dict[str, Any]:
-    marker = f"marker{number:04}x"
+def _person(issuer: str, number: int, wanted: list[dict[str, Any]]) -> dict[str, Any]:
+    marker = f"marker{number:04}"
     user = UserFactory(handle=f"user{number:04}", display_name=marker)
+    IdentityFactory(user=user, issuer=issuer, subject=f"{marker}@provider.example")
     RoleGrantFactory(user=user, role="operator") if number == 0 else None
     _, token = tokens.issue(user, scopes=tokens.SCOPES, lasts=timedelta(days=1))
     instances = [
         InstanceFactory(owner=user, state=State.ACTIVE, target=Target.ACTIVE, ready_at=now(), **row) for row in wanted
     ]
     return {
+        "uid": str(user.uid),
         "handle": user.handle,
         "marker": marker,
         "session": session_for(user.handle),
@@ -79,7 +83,7 @@ def session_for(handle: str) -> str:
     """Sign somebody in; returns the cookie's value."""
     user = User.objects.get(handle=handle)
     client = Client()
-    sign_in(client, user, user.identities.first() or IdentityFactory(user=user))
+    sign_in(client, user, user.identities.get())
     return str(client.cookies["__Host-sid"].value)
 
 
