@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Prefetch
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db.models import OuterRef, TextField
+from django.db.models.functions import Cast
 from django.urls import path
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, serializers
@@ -25,6 +27,8 @@ from portal.lib.errors import NotFound
 
 #: most experiments one instance is made for
 MOST_EXPERIMENTS = 500
+#: unknown fields that an answer names
+MOST_UNKNOWN = 10
 
 
 class Strict(serializers.Serializer[Any]):
@@ -32,7 +36,7 @@ class Strict(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping):
-            unknown = sorted(str(name)[:60] for name in set(data) - set(self.fields))
+            unknown = sorted(str(name)[:60] for name in set(data) - set(self.fields))[:MOST_UNKNOWN]
             if unknown:
                 raise serializers.ValidationError({name: ["This field is not known here."] for name in unknown})
         return super().to_internal_value(data)
@@ -48,11 +52,18 @@ class _Uuid(serializers.UUIDField):
         return value
 
 
+class _Few(serializers.ListField):
+    """A list whose length is looked at before what is in it."""
+
+    def to_internal_value(self, data: Any) -> list[Any]:
+        if isinstance(data, list) and self.max_length is not None and len(data) > self.max_length:
+            raise serializers.ValidationError([f"At most {self.max_length}."], code="max_length")
+        return super().to_internal_value(data)
+
+
 class NewInstance(Strict):
     plan = serializers.SlugField(max_length=60, help_text="slug of a plan")
-    experiments = serializers.ListField(
-        child=_Uuid(), max_length=MOST_EXPERIMENTS, default=list, help_text="ids of experiments"
-    )
+    experiments = _Few(child=_Uuid(), max_length=MOST_EXPERIMENTS, default=list, help_text="ids of experiments")
     name = serializers.CharField(max_length=100)
 
 
@@ -75,8 +86,9 @@ class InstanceOut(serializers.Serializer[Instance]):
     url = serializers.SerializerMethodField(help_text="its page")
     open_url = serializers.SerializerMethodField(help_text="where it opens; null while it does not run")
 
-    def get_experiments(self, instance: Any) -> list[uuid.UUID]:
-        return [experiment.uid for experiment in instance.seen_experiments]
+    def get_experiments(self, instance: Any) -> list[str]:
+        seen: list[str] = instance.seen_experiments
+        return seen
 
     def get_url(self, instance: Instance) -> str:
         return f"{settings.PORTAL_URL}{instance.get_absolute_url()}"
@@ -103,9 +115,10 @@ def _user(request: Request) -> User:
 
 
 def _seen(user: User) -> InstanceQuerySet:
-    """The instances of a user with all that their JSON shows."""
-    experiments = Prefetch("experiments", Experiment.objects.visible_to(user), to_attr="seen_experiments")
-    return Instance.objects.visible_to(user).select_related("plan", "facility").prefetch_related(experiments)
+    """The instances of a user with all that their JSON shows; of experiments, thousands on a page, the ids alone."""
+    seen = Experiment.objects.visible_to(user).filter(instances=OuterRef("pk")).order_by("pk")
+    ids = ArraySubquery(seen.values(text=Cast("uid", TextField())))
+    return Instance.objects.visible_to(user).select_related("plan", "facility").annotate(seen_experiments=ids)
 
 
 def _one(user: User, uid: uuid.UUID) -> Instance:

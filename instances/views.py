@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import messages
-from django.db.models import DurationField, ExpressionWrapper, F, Prefetch
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db.models import DurationField, ExpressionWrapper, F, Func, IntegerField, OuterRef, Subquery
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -78,12 +79,15 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def _rows(user: User) -> Any:
-    seen = Experiment.objects.visible_to(user).select_related("proposal").order_by("-start_at", "-pk")
+    """Counted in the database: an instance may have hundreds of experiments."""
+    seen = Experiment.objects.visible_to(user).filter(instances=OuterRef("pk")).order_by()
+    count = seen.annotate(count=Func(F("pk"), function="COUNT", output_field=IntegerField())).values("count")
+    proposals = seen.values("proposal__identifier").distinct().order_by("proposal__identifier")
     return (
         Instance.objects.visible_to(user)
         .select_related("plan__flavour")
-        .prefetch_related("memberships", Prefetch("experiments", seen, to_attr="seen_experiments"))
-        .annotate(elapsed=_elapsed())
+        .prefetch_related("memberships")
+        .annotate(elapsed=_elapsed(), experiment_count=Subquery(count), proposals=ArraySubquery(proposals[:4]))
         .order_by("-pk")
     )
 
@@ -100,7 +104,7 @@ def _card(instance: Any, user: User) -> dict[str, Any]:
         "verbs": presentation.verbs(instance, role),
         "open_url": presentation.open_url(instance),
         "why": presentation.why(instance),
-        "proposals": sorted({experiment.proposal.identifier for experiment in instance.seen_experiments}),
+        "proposals": instance.proposals,
     }
 
 

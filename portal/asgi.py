@@ -13,10 +13,11 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.urls import path  # noqa: E402
 
 from instances.consumers import EventsConsumer  # noqa: E402
+from portal.bodies import bounded  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
-        "http": django_application,
+        "http": bounded(django_application),
         "websocket": URLRouter([path("ws/events", EventsConsumer.as_asgi())]),
     }
 )

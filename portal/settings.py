@@ -209,7 +209,8 @@ if not DEMO:  # collected once; names that say what is in them may be kept for e
     }
 WHITENOISE_ALLOW_ALL_ORIGINS = False
 
-DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
+#: a form or a JSON body; ten times the longest that means something, and cheap to read whatever is in it
+DATA_UPLOAD_MAX_MEMORY_SIZE = 262_144
 
 # ---- API ----
 REST_FRAMEWORK = {

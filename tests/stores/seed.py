@@ -27,6 +27,7 @@ from auth import tokens  # noqa: E402
 from auth.models import User  # noqa: E402
 from auth.oidc import states  # noqa: E402
 from auth.sessions import SessionStore  # noqa: E402
+from experiments.models import Experiment  # noqa: E402
 from instances.lifecycle import State, Target  # noqa: E402
 from instances.models import Member, Plan  # noqa: E402
 from tests.factories.auth import FacilityFactory, IdentityFactory, RoleGrantFactory, UserFactory, sign_in  # noqa: E402
@@ -77,6 +78,16 @@ def _person(issuer: str, number: int, wanted: list[dict[str, Any]]) -> dict[str,
         "token": token,
         "instances": [{"id": str(row.uid), "slug": row.slug, "name": row.name} for row in instances],
     }
+
+
+def burden(handle: str) -> None:
+    """Give somebody a hundred instances of five hundred experiments each, and everything the longest texts."""
+    user = User.objects.get(handle=handle)
+    Experiment.objects.update(title="Ä measurement " * 140, sample="ü" * 500)
+    experiments = list(Experiment.objects.all())
+    plan = Plan.objects.get(slug="small")
+    for instance in InstanceFactory.create_batch(100, owner=user, plan=plan, state=State.STOPPED):
+        instance.experiments.set(experiments)
 
 
 def session_for(handle: str) -> str:
