@@ -208,6 +208,21 @@ def mark_ready(uid: uuid.UUID | str, *, version: int | None = None) -> Marked:
     return Marked.DONE if done else Marked.BUSY
 
 
+def mark_reported(reported: Mapping[uuid.UUID, Mapping[str, bool]]) -> None:
+    """Take what a gateway reports of all its instances; most of it is known already, which one query says."""
+    served = Instance.objects.filter(uid__in=reported.keys(), state__in=SERVED).select_related("plan__image")
+    for instance in served:
+        answers = reported[instance.uid]
+        known = instance.services_up == answers and not instance.silent_reports and instance.ready_at is not None
+        if not (known and _all_required(instance, answers)):
+            mark_answers(instance.uid, answers)
+
+
+def _all_required(instance: Instance, answers: Mapping[str, bool]) -> bool:
+    required = (service["name"] for service in instance.plan.image.services if service.get("required", True))
+    return all(answers.get(name, False) for name in required)
+
+
 def mark_answers(uid: uuid.UUID | str, answers: Mapping[str, bool]) -> Marked:
     """Take a gateway's report on which services answer; a third silent one in a row makes it unavailable.
 
@@ -216,8 +231,7 @@ def mark_answers(uid: uuid.UUID | str, answers: Mapping[str, bool]) -> Marked:
     instance = Instance.objects.select_related("plan__image").filter(uid=uid, state__in=SERVED).first()
     if instance is None:
         return Marked.GONE
-    required = [service["name"] for service in instance.plan.image.services if service.get("required", True)]
-    if all(answers.get(name, False) for name in required):
+    if _all_required(instance, answers):
         return _mark_heard(instance, answers)
     return _mark_silent(instance, answers)
 

@@ -165,9 +165,10 @@ def ready(body: Row) -> tuple[int, Row]:
 
 
 def report(body: Row) -> tuple[int, Row]:
-    for row in body["instances"]:
-        uid = uuid.UUID(row["instance"])
-        transitions.mark_answers(uid, {str(name): bool(up) for name, up in row["answers"].items()})
+    rows = {uuid.UUID(row["instance"]): row for row in body["instances"]}
+    answers = {uid: {str(name): bool(up) for name, up in row["answers"].items()} for uid, row in rows.items()}
+    transitions.mark_reported(answers)
+    for uid, row in rows.items():
         _note_activity(uid, row.get("activity"))
     if body.get("usage"):
         usage.take(body["usage"])

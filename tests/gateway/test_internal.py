@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.db import OperationalError, connections
+from django.db import OperationalError, connection, connections
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from auth import services
 from auth.models import Session
@@ -259,6 +260,19 @@ def test_ready_of_an_older_route_is_asked_again() -> None:
 def test_ready_while_a_worker_holds_the_instance_is_asked_again() -> None:
     instance = InstanceFactory(state=State.STARTING, leased_until=datetime.now(UTC) + timedelta(minutes=1))
     assert ask("POST", "/ready", {"instance": str(instance.uid), "version": 1})[0] == 409
+
+
+def test_a_report_that_says_nothing_new_takes_as_many_queries_for_many_as_for_one(instance: Instance) -> None:
+    more = [InstanceFactory(plan=instance.plan, state=State.ACTIVE) for _ in range(9)]
+    rows = [{"instance": str(each.uid), "answers": {"jupyter": True}} for each in (instance, *more)]
+    assert ask("POST", "/report", {"instances": rows})[0] == 200
+    assert all(each.services_up == {"jupyter": True} for each in Instance.objects.all())
+    counts = []
+    for part in (rows[:1], rows):
+        with CaptureQueriesContext(connection) as queries:
+            internal.report({"instances": part})
+        counts.append(len(queries))
+    assert counts == [1, 1]
 
 
 def test_three_silent_reports_make_it_unavailable(instance: Instance) -> None:
