@@ -11,6 +11,9 @@ DETAILED = frozenset({"mount-missing", "ended", "failed"})
 #: reasons of a failed build that are the host's fault: worth one more try on another machine
 HOST_FAULTS = frozenset({"host-failed", "no-capacity", "image-pull-failed", "provider-lost-it"})
 
+#: reasons for which a machine ended that did nothing wrong itself: a start that was under way is made again
+CARRIER_FAULTS = frozenset({"supervisor-restarted"})
+
 SENTENCES = {
     "provider-unavailable": "The system that runs the machines gives no answer just now. We keep trying.",
     "not-answering": "The machine runs, but its service does not answer just now.",

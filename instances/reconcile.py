@@ -202,6 +202,8 @@ def _take(instance: Instance, lease: uuid.UUID, cloud: Provider, seen: Observati
     if step.state is State.ERROR and _deserves_new_machine(instance, seen):
         transitions.new_attempt(instance, lease=lease, reason=seen.reason or "failed")
         return None
+    if step.reason == "ended-at-once" and seen.reason in reasons.CARRIER_FAULTS:
+        return None if transitions.note(instance, lease=lease, last_call="") else Wait(_NOW)  # the start is still owed
     if step.call is None and step.state == instance.state and step.target is None:
         _remind(instance, lease, step)
         return _rest(instance)

@@ -375,6 +375,25 @@ def test_what_ends_at_once_for_want_of_memory_says_that(request_one, provider):
     assert (instance.state, instance.reason) == ("error", "out-of-memory")
 
 
+def test_a_start_that_ended_with_the_supervisor_is_made_again(active, cloud, alice, monkeypatch):
+    services.stop(active, by=alice)
+    settle(active)
+    begin, starts = cloud._begin, []
+
+    def begins(machine):
+        begin(machine)
+        starts.append(machine.ref)
+        if len(starts) == 1:
+            machine.script.clear()
+            machine.phase, machine.reason = Phase.STOPPED, "supervisor-restarted"
+
+    monkeypatch.setattr(cloud, "_begin", begins)
+    services.start(active, by=alice)
+    settle(active)
+    assert (active.state, len(starts)) == ("starting", 2)
+    assert machine_of(cloud, active).phase is Phase.RUNNING
+
+
 @pytest.mark.parametrize("said", ["ended", "shut-down"])
 def test_what_ends_at_once_is_called_so_whatever_little_the_provider_says(request_one, provider, said):
     class Ends(faulty.EndsAtOnce):
