@@ -29,7 +29,7 @@ CHILDREN = {
 RUNS = ("active", "unavailable")
 
 
-def agree(site: Site, seconds: float = 90) -> None:
+def agree(site: Site, seconds: float = 180) -> None:
     """Wait until all that was asked for is done and rows and truth agree; say what does not when they never do."""
     end = time.monotonic() + seconds
     while trouble := disagreements(site):

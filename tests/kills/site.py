@@ -147,7 +147,7 @@ class Account:
         status, found = self.insist("GET", f"instances/{instance}")
         return found if status == 200 else {"state": "deleted", "target": "deleted", "reason": ""}
 
-    def wait(self, instance: uuid.UUID, *states: str, seconds: float = 90) -> dict[str, Any]:
+    def wait(self, instance: uuid.UUID, *states: str, seconds: float = 180) -> dict[str, Any]:
         end = time.monotonic() + seconds
         while (found := self.seen(instance))["state"] not in states:
             assert time.monotonic() < end, f"{instance} is not {' or '.join(states)}: {found}"
