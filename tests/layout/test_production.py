@@ -104,7 +104,7 @@ ECHO = """async () => {
 #: four people who load pages and ask the API without a pause
 CLICK = """() => {
   window.seen = {good: 0, bad: []};
-  const paths = ['/instances/', '/experiments/', '/api/v1/instances', '/auth/account/'];
+  const paths = ['/instances/', '/experiments', '/api/v1/instances', '/auth/account/'];
   for (const path of paths) (async () => {
     for (;;) {
       try {
