@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import random
 import shutil
 import socket
@@ -96,6 +97,7 @@ class Portal:
         self.away = False
         self.silent = False
         self.ready_status = 200
+        self.uid = os.geteuid()
         self.keys = {"current": "k1", "keys": {"k1": base64.urlsafe_b64encode(b"1" * 32).decode()}}
 
     def send(self, **message: Any) -> None:
@@ -113,7 +115,7 @@ class Portal:
             await self._stream(send)
         elif path == "/snapshot":
             rows = {"routes": list(self.routes.values()), "sessions": list(self.sessions.values())}
-            await _json(send, 200, {"now": time.time(), "keys": self.keys, **rows})
+            await _json(send, 200, {"now": time.time(), "uid": self.uid, "keys": self.keys, **rows})
         else:
             body = json.loads(await _body(receive))
             self.calls.append((path, body))

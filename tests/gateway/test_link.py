@@ -45,6 +45,15 @@ def test_a_lost_stream_comes_back_with_a_snapshot(gateway: Harness) -> None:
     assert gateway.same_origin(cookie=cookie).status == 401
 
 
+def test_the_portal_says_who_it_is_because_systemd_may_hold_its_socket(gateway: Harness) -> None:
+    gateway.portal.uid = 64300
+    for stream in gateway.portal.streams:
+        gateway.call(stream.put_nowait, None)
+    gateway.until(lambda: gateway.gateway.link.portal_uid == 64300)
+    assert not Gateway._may_serve(gateway.gateway, 64300)  # the harness lets anybody serve
+    assert Gateway._may_serve(gateway.gateway, 200_000)
+
+
 def test_a_route_that_went_while_the_link_was_down_is_closed(gateway: Harness) -> None:
     gateway.instance()
     _sid, cookie = gateway.session()

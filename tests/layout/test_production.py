@@ -33,6 +33,7 @@ class TestLayout:
     def test_each_unit_runs_as_its_user(self, running: Installed) -> None:
         found = {name: shell(running, f"ps -o user:32= -p $(systemctl pid {name})") for name in UNITS}
         assert found == UNITS
+        assert int(shell(running, "pgrep -c -u beamport-gateway")) == 3  # a parent and two
 
     def test_systemd_itself_finds_no_fault_with_the_units(self, running: Installed) -> None:
         assert shell(running, "systemd-analyze verify /etc/systemd/system/beamport* 2>&1 | grep beamport || true") == ""
