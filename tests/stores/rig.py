@@ -110,7 +110,7 @@ class Rig:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=2 * SOON,
+            timeout=6 * SOON,
             **ourselves().ids(),
         )
         assert done.returncode == 0, done.stderr[-3000:]

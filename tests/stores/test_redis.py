@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -165,3 +167,35 @@ async def test_a_hanging_one_collects_nothing_in_web_and_worker(rig: Rig, browse
         )
         grown = [memory_of(child.pid) - had for child, had in zip((rig.web, rig.worker), memory, strict=True)]
         assert max(grown) < 30 * 2**20
+
+
+async def latency(browser: Browser, rounds: int) -> str:
+    """Ask for pages one after the other; return the median and the 95th percentile."""
+    took = []
+    for _ in range(rounds):
+        for path in ("/", "/auth/account/", "/instances/", "/experiments"):
+            began = time.monotonic()
+            assert (await browser.page(path)).status == 200
+            took.append(time.monotonic() - began)
+    took.sort()
+    return f"p50 {took[len(took) // 2] * 1000:.0f} ms, p95 {took[len(took) * 95 // 100] * 1000:.0f} ms"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_pages_take_as_long_without_it(rig: Rig, browser: Browser) -> None:
+    """Prints figures for docs/reference/stores.md; each outage stands beside the healthy portal of the same minute."""
+    rounds = int(os.environ.get("STORES_ROUNDS", "50"))
+    await latency(browser, 5)
+    for fault, broken in FAULTS.items():
+        print(f"healthy: {await latency(browser, rounds)}")
+        with broken(rig):
+            print(f"{fault}: {await latency(browser, rounds)}")
+            began = time.monotonic()
+            uid = (await browser.create(f"timed while {fault}")).json()["id"]
+
+            async def runs(uid: str = uid) -> bool:
+                return await state(browser, uid) == "active"
+
+            await until(runs)
+            print(f"{fault}: an instance runs after {time.monotonic() - began:.1f} s")
