@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-#: bytes; above what Django itself takes into memory (settings.DATA_UPLOAD_MAX_MEMORY_SIZE) and answers with 413
-MOST = 2**20
+from django.conf import settings
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -14,17 +13,29 @@ Application = Callable[[Any, Receive, Any], Awaitable[None]]
 
 
 def bounded(application: Application) -> Application:
-    """Have an application read no more of a body than that; for it, the rest is as if the client had gone."""
+    """Read the body up to settings.DATA_UPLOAD_MAX_MEMORY_SIZE and hand it on whole.
+
+    One that is longer is handed on as its length alone, so that Django answers 413 by itself, a page or a problem.
+    """
 
     async def serve(scope: Any, receive: Receive, send: Any) -> None:
-        seen = 0
-
-        async def receive_bounded() -> Message:
-            nonlocal seen
+        most: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        body, more = b"", True
+        while more and len(body) <= most:
             message = await receive()
-            seen += len(message.get("body", b""))
-            return {"type": "http.disconnect"} if seen > MOST else message
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        if len(body) > most:
+            others = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+            scope = {**scope, "headers": [*others, (b"content-length", str(most + 1).encode())]}
+            body = b""
+        read = [{"type": "http.request", "body": body, "more_body": False}]
 
-        await application(scope, receive_bounded, send)
+        async def replay() -> Message:
+            return read.pop() if read else await receive()
+
+        await application(scope, replay, send)
 
     return serve
