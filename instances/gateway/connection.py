@@ -49,7 +49,7 @@ class Client(asyncio.Protocol):
     CONNECTING, BACK_PRESSURE, PIPELINED, UNREAD = 1, 2, 4, 8
     transport: asyncio.Transport
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, address: str) -> None:
         self._gateway = gateway
         self._buffer: bytes | bytearray = b""
         self._seen = 0
@@ -58,7 +58,7 @@ class Client(asyncio.Protocol):
         self._lingering = False
         self._stalled = 0.0
         self._task: asyncio.Task[None] | None = None
-        self.address = ""
+        self.address = address
         self.exchange: Exchange | None = None
         self.paused = 0
         self.request: Request | None = None
@@ -69,8 +69,6 @@ class Client(asyncio.Protocol):
     # ---- asyncio ----
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
-        peer = transport.get_extra_info("peername")
-        self.address = peer[0] if isinstance(peer, tuple) else ""
         self.transport.set_write_buffer_limits(high=WRITE_LIMIT)
         self._gateway.admit(self)
 

@@ -43,6 +43,8 @@ class Reception:
         self._most = self._config.limits.connections
         self._per_address: dict[str, int] = {}
         self.opening = 0
+        #: everybody let in, those in their handshake too
+        self._held: set[Client] = set()
         self.clients: set[Client] = set()
 
     def _load_certificates(self) -> Certificates | None:
@@ -67,7 +69,7 @@ class Reception:
 
     @property
     def empty(self) -> bool:
-        return not self.clients and not self.opening
+        return not self._held
 
     def close(self) -> None:
         while self._listeners:
@@ -101,14 +103,16 @@ class Reception:
             self._gateway.metrics.refused[reason] += 1
             sock.close()
             return
+        client = Client(owner, address)
+        self._held.add(client)
         self._per_address[address] = self._per_address.get(address, 0) + 1
         self.opening += 1
-        self._gateway.spawn(self._open(Client(owner), sock, address, encrypted))
+        self._gateway.spawn(self._open(client, sock, encrypted))
 
     def _full(self, address: str, encrypted: bool) -> str:
         """Return why one more connection is too many, or nothing."""
         limits = self._config.limits
-        if len(self.clients) + self.opening >= self._most:
+        if len(self._held) >= self._most:
             return "connections"
         if encrypted and self.opening >= limits.handshakes:
             return "handshakes"
@@ -117,7 +121,7 @@ class Reception:
             return "address"
         return ""
 
-    async def _open(self, client: Client, sock: socket.socket, address: str, encrypted: bool) -> None:
+    async def _open(self, client: Client, sock: socket.socket, encrypted: bool) -> None:
         """Shake hands. Who fails here was never a client."""
         options: dict[str, Any] = {}
         if encrypted and self._certificates is not None:
@@ -131,22 +135,18 @@ class Reception:
         except (OSError, TimeoutError):  # SSLError is an OSError
             self._gateway.metrics.refused["handshake"] += 1
             sock.close()
+            self.gone(client)
         finally:
             self.opening -= 1
-            if not client.address:  # it never came to be connected
-                self._let_go(address)
 
     def gone(self, client: Client) -> None:
-        if client in self.clients:
-            self.clients.discard(client)
-            self._let_go(client.address)
-
-    def _let_go(self, address: str) -> None:
-        held = self._per_address[address] - 1
-        if held:
-            self._per_address[address] = held
-        else:
-            del self._per_address[address]
+        """Count a connection no more; however often that is said."""
+        self.clients.discard(client)
+        if client in self._held:
+            self._held.remove(client)
+            held = self._per_address.pop(client.address) - 1
+            if held:
+                self._per_address[client.address] = held
 
 
 class Redirects:

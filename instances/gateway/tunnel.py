@@ -63,6 +63,7 @@ class End(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.peer.close() if exc is None else self.peer.abort()
         self.tunnel.ended()
+        del self.tunnel  # without this circle its memory is free at once
 
 
 class Tunnel:

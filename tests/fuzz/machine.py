@@ -303,7 +303,7 @@ class Run:
     def __init__(self, machine: Machine, piece: int) -> None:
         self.machine, self.gateway, self.piece = machine, machine.gateway, piece
         self.backs = self.gateway.pool = Backs()
-        self.client = Client(self.gateway)
+        self.client = Client(self.gateway, "127.0.0.1")
         self.front = Transport(machine.loop)
         self.front.protocol = self.client
         self.disturbed = self.refused = False

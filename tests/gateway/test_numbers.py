@@ -7,8 +7,10 @@ import base64
 import os
 import resource
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -78,6 +80,23 @@ def _half(gateway: Harness) -> Wire:
     wire = gateway.connect()
     wire.send(request("GET", "/", f"localhost:{gateway.port}").removesuffix(b"\r\n"))
     return wire
+
+
+def test_who_is_gone_before_being_taken_is_not_counted(gateway: Harness) -> None:
+    errors: list[dict[str, object]] = []
+    gateway.call(gateway.loop.set_exception_handler, lambda loop, context: errors.append(context))
+    busy = threading.Event()
+    gateway.loop.call_soon_threadsafe(busy.wait, 10)  # so that they all have gone when they are taken
+    for _ in range(50):
+        with gateway.connect() as wire:
+            wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    busy.set()
+    inner = gateway.gateway.reception
+    gateway.until(lambda: inner.empty and not inner.opening)
+    assert gateway.get(host=f"localhost:{gateway.port}").status == 200
+    gateway.until(lambda: inner.empty)
+    assert not inner._per_address
+    assert not errors
 
 
 def test_every_task_ends_with_the_gateway() -> None:

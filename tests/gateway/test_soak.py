@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -246,6 +248,30 @@ def test_aborted_requests_and_idle_sockets_leave_nothing(soak: Soak) -> None:
     soak.round(1500, 100)
     assert_flat(before, soak.rest())
     assert soak.front.get(cookie=soak.service.cookie).status == 200
+
+
+def test_closed_sockets_are_freed_without_the_collector() -> None:
+    """Circles would wait for the garbage collector, which has little reason to look for old ones."""
+    with Harness() as gateway:
+        service = Service(gateway)
+        front = Front(gateway)
+        front.port = gateway.port
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            wires = [front.socket(service.cookie) for _ in range(50)]
+            for number, wire in enumerate(wires):
+                if number % 2:
+                    wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+                wire.sock.close()
+            gateway.until(lambda: not gateway.gateway._clients)
+            gateway.call(gc.collect)
+            left = Counter(type(found).__name__ for found in gc.garbage if "gateway" in type(found).__module__)
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+        assert not {"Tunnel", "End", "Client", "Exchange"} & left.keys(), left
+        service.close()
 
 
 @pytest.mark.slow
