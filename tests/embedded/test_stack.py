@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,7 @@ def test_another_issuer_means_no_provider_of_ours(clean: pytest.MonkeyPatch) -> 
 
 
 def test_outside_the_demo_the_operator_says_where_to_listen(clean: pytest.MonkeyPatch) -> None:
+    clean.setattr(os, "geteuid", lambda: 0)
     clean.setenv("PORTAL_URL", "https://portal.example/")
     clean.setenv("OIDC_ISSUER", "https://login.example")
     clean.setenv("OIDC_CLIENT_SECRET_FILE", "/etc/beamport/client-secret")
@@ -100,9 +102,16 @@ def test_outside_the_demo_the_operator_says_where_to_listen(clean: pytest.Monkey
 
 
 def test_outside_the_demo_a_client_secret_is_asked_for(clean: pytest.MonkeyPatch) -> None:
+    clean.setattr(os, "geteuid", lambda: 0)
     clean.setenv("PORTAL_URL", "https://portal.example")
     clean.setenv("OIDC_ISSUER", "https://login.example")
     with pytest.raises(CannotStart, match="OIDC_CLIENT_SECRET_FILE"):
+        Site.read()
+
+
+def test_outside_the_demo_a_plain_user_is_refused(clean: pytest.MonkeyPatch) -> None:
+    clean.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(CannotStart, match="start as root"):
         Site.read()
 
 
