@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,12 +40,21 @@ def each(names: list[str], rounds: int) -> tuple[list[Goal], list[str]]:
             answer = Path(folder) / name
             print(f"{name}, load {load()}:", flush=True)
             argv = [sys.executable, "-m", "tests.bench.peers.run", "--one", name, "--rounds", str(rounds)]
-            done = subprocess.run([*argv, "--answer", str(answer)], cwd=ROOT)
-            if done.returncode:
+            if wait(subprocess.Popen([*argv, "--answer", str(answer)], cwd=ROOT)):
                 broken.append(name)
             else:
                 goals += [Goal(**row) for row in json.loads(answer.read_text())]
     return goals, broken
+
+
+def wait(process: subprocess.Popen[bytes]) -> int:
+    """Let a bench end, or end what it started itself when we are asked to stop."""
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--one", choices=BENCHES, help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # what was started is ended by `finally`
     if given.one:
         one(given.one, given.rounds, given.answer)
         return 0
