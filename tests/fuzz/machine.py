@@ -311,6 +311,7 @@ class Run:
 
     async def play(self, script: bytes) -> None:
         self.gateway.reception._per_address = {"127.0.0.1": 1}
+        self.gateway.reception._held = {self.client}
         self.client.connection_made(self.front)
         for step in script.split(END)[:64]:
             if step:
