@@ -74,7 +74,7 @@ class DatabaseAway(PortalError):
     """PostgreSQL does not answer, refuses, or is too busy; nothing of the request is known to be done."""
 
     code, status = "database-away", 503
-    message = "The portal cannot reach its database just now."
+    message = "The portal cannot reach its database just now, or has too much to do."
     next_step = "Running instances go on. Try again in a few seconds."
     #: seconds
     retry_after = 5

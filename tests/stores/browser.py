@@ -155,7 +155,9 @@ class Browser:
     async def post(self, path: str, **values: str) -> Answer:
         """Send a form of ours, with the token that our pages carry."""
         if "__Host-csrf" not in self.cookies[self.rig.site.host]:
-            await self.page("/")
+            page = await self.page("/")
+            if page.status != 200:
+                return page
         values["csrfmiddlewaretoken"] = self.cookies[self.rig.site.host]["__Host-csrf"]
         return await self.ask(
             "POST",

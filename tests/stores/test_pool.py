@@ -55,7 +55,7 @@ def test_a_hundred_threads_hold_three_connections_at_a_time(pool: Pool) -> None:
 
 
 def test_who_finds_none_free_is_told_so(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "patience", 0.1)
+    monkeypatch.setattr(limits, "patience", 0.05)
     held = [pool.take(make) for _ in range(3)]
     with pytest.raises(psycopg.OperationalError, match="no connection is free"):
         pool.take(make)

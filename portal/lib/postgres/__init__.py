@@ -21,7 +21,7 @@ PAUSE = 1.0
 class Limits:
     """What holds in this process."""
 
-    #: the longest statement, and the longest wait for a free connection; None = no end
+    #: seconds for one statement; None = no end
     patience: float | None = None
     #: connections at a time, kept and used again; 0 = one for each thread, closed when the thread is done with it
     connections: int = 0

@@ -16,6 +16,8 @@ from portal.lib.postgres import PAUSE, limits
 
 #: how much longer than the server's own limit of a statement a client waits for its answer
 GRACE = 1.0
+#: how many times as long as for an answer one waits for a connection of one's own
+QUEUE = 4
 
 
 class Connection(psycopg.Connection[Any]):
@@ -76,8 +78,8 @@ class Pool:
     def take(self, make: Callable[[], Connection]) -> Connection:
         """Return an idle connection or a new one; wait for one to come back when there are as many as may be."""
         with self._changed:
-            if not self._changed.wait_for(self._has_room, limits.patience):
-                raise errors.OperationalError("no connection is free")
+            if not self._has_room():
+                self._wait()
             if (kept := self._pop()) is not None:
                 self._used.add(kept)
                 return kept
@@ -92,6 +94,14 @@ class Pool:
                     self._used.add(made)
                 self._changed.notify()
         return made
+
+    def _wait(self) -> None:
+        """Wait for room, longer than for an answer: the server may be well and only much asked. Not in an outage."""
+        longest = None if limits.patience is None else limits.patience * QUEUE
+        if not self._changed.wait_for(lambda: outage.known or self._has_room(), longest):
+            raise errors.OperationalError("no connection is free")
+        if outage.known:
+            raise errors.OperationalError("the database is away")
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next one, unless something is unfinished in it or the server is in doubt."""
@@ -109,6 +119,7 @@ class Pool:
         """Close what is idle."""
         with self._changed:
             idle, self._idle = self._idle, []
+            self._changed.notify_all()
         for connection in idle:
             connection.close()
 
