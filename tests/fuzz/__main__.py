@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from tests.fuzz import corpus
+from tests.fuzz.minimise import minimise
 from tests.fuzz.seeds import seeds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,12 +51,7 @@ def main() -> int:
         print("\n".join(lines[-40:]), f"\nwhat broke it: {[str(path) for path in folder.glob('*-*')]}")
         return 1
     if given.keep:
-        (folder / "small").mkdir()
-        code, said = _fuzz("-merge=1", str(folder / "small"), str(folder / "corpus"), *common)
-        if code:
-            print(said[-2000:])
-            return 1
-        corpus.write(corpus.pack(folder / "small"))
+        corpus.write(minimise(corpus.pack(folder / "corpus")))
         print(f"{len(corpus.read())} inputs, {corpus.FILE.stat().st_size} bytes")
     shutil.rmtree(folder)
     return 0
