@@ -165,6 +165,7 @@ def _detail(instance: Any, user: User) -> dict[str, Any]:
         "hidden_experiments": total - len(experiments),
         "history": [_line(row) for row in reversed(history)],
         "home_used_by": _home_used_by(instance),
+        "own_home": instance.home if instance.owner_id == user.pk else None,
     }
 
 
@@ -183,7 +184,7 @@ def _line(row: Transition) -> dict[str, Any]:
 
 
 def _home_used_by(instance: Instance) -> Instance | None:
-    """Another running instance that shares the home, so that nobody is surprised by files that change."""
+    """Another running instance that shares the home, so that its owner is not surprised by files that change."""
     if instance.home_id is None:
         return None
     others = Instance.objects.alive().filter(home_id=instance.home_id, owner_id=instance.owner_id)

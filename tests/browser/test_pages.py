@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from instances.models import Instance, Plan
 from portal.asgi import application
 from tests.factories.auth import UserFactory, sign_in
 from tests.factories.experiments import ExperimentFactory, ProposalFactory
-from tests.factories.instances import HomeFactory, InstanceFactory, PlanFactory
+from tests.factories.instances import InstanceFactory, PlanFactory
 
 pytestmark = pytest.mark.browser
 
@@ -232,82 +231,3 @@ def test_all_and_none_are_one_click(portal: Portal, alice: User, plan: Plan) -> 
     expect(page.get_by_text("0 of 12 selected")).to_be_visible()
     page.get_by_role("button", name="Select all").click()
     expect(page.get_by_text("12 of 12 selected")).to_be_visible()
-
-
-AXE = Path(__file__).resolve().parents[2] / "frontend" / "vendor-tests" / "axe.min.js"
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-SMALL = """
-() => [...document.querySelectorAll('a, button, input, select, summary')].filter(thing => {
-  if (thing.type === 'hidden' || !thing.checkVisibility() || thing.closest('.skip')) return false;
-  const box = thing.getBoundingClientRect();
-  const inText = thing.matches('a:not(.button)') && thing.closest('p, li, td, th, dd, h1, h2, h3');
-  return !inText && (box.width < 24 || box.height < 24);
-}).map(thing => thing.outerHTML.slice(0, 120))
-"""
-
-
-def faults_of(page: Page) -> list[str]:
-    """What keeps somebody from using this page: axe's findings, a sideways scroll, targets one cannot hit."""
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("rules => axe.run({runOnly: rules})", RULES)["violations"]
-    faults = [f"{fault['id']}: {node['html'][:120]}" for fault in found for node in fault["nodes"]]
-    if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-        faults.append("wider than the screen")
-    faults += [f"too small: {thing}" for thing in page.evaluate(SMALL)]
-    return [f"{page.url}: {fault}" for fault in faults]
-
-
-@pytest.fixture
-def paths(alice: User, plan: Plan) -> list[str]:
-    """Every page of somebody signed in, with long names in all of them."""
-    facility = plan.image.provider.facility
-    run = ExperimentFactory(pid="", proposal=ProposalFactory(opened=True, facility=facility, title="Long " * 40))
-    home = HomeFactory(user=alice, provider=plan.image.provider, used=2**30)
-    rows = [
-        InstanceFactory(owner=alice, plan=plan, home=home, state=state, name=f"{state} " + "x" * 60, log="line\n" * 40)
-        for state in State
-        if state != State.DELETED
-    ]
-    rows[3].experiments.add(run)
-    return [
-        "/",
-        "/experiments",
-        f"/doi/{run.proposal.pid_norm}",
-        f"/instances/new?dois={run.proposal.pid}",
-        "/instances/",
-        *[row.get_absolute_url() for row in rows],
-        f"{rows[0].get_absolute_url()}delete/",
-        f"/homes/{home.key}/delete/",
-        "/auth/account/",
-    ]
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (320, "dark")])
-def test_every_page_fits_passes_axe_and_says_nothing_on_the_console(
-    portal: Portal, paths: list[str], width: int, scheme: Any
-) -> None:
-    page = portal.context.new_page()
-    page.set_viewport_size({"width": width, "height": 800})
-    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-    faults = []
-    for path in paths:
-        page.goto(portal.url + path)
-        faults += [f"{path} says {said}" for said in portal.complaints]
-        faults += faults_of(page)
-        portal.complaints.clear()  # axe's own, which the content policy refuses
-    assert "\n".join(faults) == ""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_of_visitors_and_of_errors_pass_too(
-    portal: Portal, chromium: Browser, paths: list[str], scheme: Any
-) -> None:
-    known = paths[2].removeprefix("/doi/")
-    context = chromium.new_context(viewport={"width": 320, "height": 800}, color_scheme=scheme, reduced_motion="reduce")
-    page = context.new_page()
-    faults = []
-    for path in ("/", "/auth/sign-in/", paths[2], f"/instances/new?dois={known},10.5072/no", "/doi/no-doi", "/nothing"):
-        page.goto(portal.url + path)
-        faults += faults_of(page)
-    context.close()
-    assert "\n".join(faults) == ""

@@ -20,7 +20,7 @@ from instances import views
 from instances.lifecycle import State, Target
 from instances.models import Instance, Member, Plan, Transition
 from portal.lib.clock import Now
-from tests.factories.auth import sign_in
+from tests.factories.auth import UserFactory, sign_in
 from tests.factories.experiments import ExperimentFactory, ProposalFactory, join_team
 from tests.factories.instances import FlavourFactory, HomeFactory, InstanceFactory, PlanFactory, QuotaFactory
 
@@ -539,3 +539,22 @@ def test_anothers_home_is_no_page(browser: Client, bob: User) -> None:
     assert browser.get(address).status_code == 404
     assert browser.post(address, {"confirmation": home.facility.slug}).status_code == 404
     assert bob.homes.count() == 1
+
+
+def test_a_guest_learns_nothing_of_the_owners_other_things(client: Client, db: None) -> None:
+    """The home and what else runs on it are the owner's business."""
+    home = HomeFactory(used=2**30)
+    shown = InstanceFactory(owner=home.user, home=home, state=State.ACTIVE)
+    other = InstanceFactory(owner=home.user, home=home, state=State.ACTIVE, name="Something private")
+    guest = UserFactory()
+    Member.objects.create(instance=shown, user=guest, role=InstanceRole.GUEST)
+    sign_in(client, guest)
+    page = client.get(shown.get_absolute_url()).text
+    assert other.name not in page
+    assert str(other.uid) not in page
+    assert "1 GiB of" not in page
+    assert "Its owner opens and changes it" in page
+    sign_in(client, home.user)
+    page = client.get(shown.get_absolute_url()).text
+    assert other.name in page
+    assert "1 GiB of" in page
