@@ -11,7 +11,8 @@ from instances.gateway.http1 import Request, build
 
 _STYLE = (
     "body{font:1.1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:12vh auto;padding:0 1rem}"
-    "h1{font-size:1.5rem}:root{color-scheme:light dark}"
+    "h1{font-size:1.5rem}:root{color-scheme:light dark;background:#fff;color:#1a1a1a}a{color:#0b5394}"
+    "@media(prefers-color-scheme:dark){:root{background:#121212;color:#f0f0f0}a{color:#9fc5ff}}"
 )
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _SAFE = (

@@ -244,6 +244,8 @@ def contexts(chromium: Browser, address: str, world: World) -> Iterator[dict[str
 #: (width, scheme): every rule in both schemes and at both widths; the long version takes all four
 VIEWS = [(1280, "light"), (320, "dark")]
 MORE_VIEWS = [(1280, "dark"), (320, "light")]
+#: so many tests share the pages
+PARTS = 4
 
 
 def look_at(page: Page, name: str, views: list[tuple[int, str]]) -> list[str]:
@@ -270,9 +272,10 @@ def look_at(page: Page, name: str, views: list[tuple[int, str]]) -> list[str]:
 WAYS_ON = "main a[href], main button, main input:not([type=hidden])"
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("views", [VIEWS, pytest.param(MORE_VIEWS, marks=pytest.mark.slow)], ids=["two", "more"])
 def test_every_page_in_every_state(
-    contexts: dict[str, BrowserContext], address: str, world: World, views: list[tuple[int, str]]
+    contexts: dict[str, BrowserContext], address: str, world: World, views: list[tuple[int, str]], part: int
 ) -> None:
     pages = {who: context.new_page() for who, context in contexts.items()}
     faults: list[str] = []
@@ -280,7 +283,7 @@ def test_every_page_in_every_state(
     for page in pages.values():
         page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
         page.on("pageerror", lambda error: said.append(str(error)))
-    for name, look in world.looks():
+    for name, look in list(world.looks())[part::PARTS]:
         page = pages[look.who]
         page.set_viewport_size({"width": 1280, "height": 900})
         answer = page.goto(address + look.path)
