@@ -23,7 +23,7 @@ from tests.factories.experiments import DatasetFactory, ExperimentFactory, Instr
 from tests.factories.instances import HomeFactory, InstanceFactory, PlanFactory
 from tests.routes import plain
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

@@ -157,6 +157,7 @@ token.
 """
 
 
+@pytest.mark.timeout(240)  # five hundred requests
 @pytest.mark.django_db
 def test_everybody_gets_what_the_page_says(world: World) -> None:
     table = list(rows(world, callers(world)))
