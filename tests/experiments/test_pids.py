@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from experiments.pids import LONGEST, Kind, parse_pid, pid_url
+from experiments.pids import LONGEST, LONGEST_TEXT, Kind, parse_pid, pid_url
 
 DOI = "10.22003/XFEL.EU-DATA-700000-00"
 LOWER = "10.22003/xfel.eu-data-700000-00"
@@ -96,6 +96,10 @@ def test_a_sici_stays_whole(doi: str, dress: str) -> None:
     [
         ("10.1000/ab(c)", "10.1000/ab(c)"),
         ("(10.1000/ab(c))", "10.1000/ab(c)"),
+        ("[10.1000/a[b]]", "10.1000/a[b]"),
+        ("{10.1000/a{b}}", "10.1000/a{b}"),
+        ("<10.1000/a<b>>", "10.1000/a<b>"),
+        ("10.1000/abX", "10.1000/abX"),
         ("10.1000/a(b)c).", "10.1000/a(b)c"),
         ("10.1000.10.2/x", "10.1000.10.2/x"),
         ("10.1000/100%", "10.1000/100%"),
@@ -132,6 +136,23 @@ def test_fallbacks_come_after_the_exact_form(text: str, fallbacks: tuple[str, ..
     assert pid is not None
     assert pid.canonical == text
     assert pid.fallbacks == fallbacks
+
+
+def test_what_is_compared_comes_in_order() -> None:
+    pid = parse_pid("10.1000/a,b,c")
+    assert pid is not None
+    assert pid.candidates == ("10.1000/a,b,c", "10.1000/a,b", "10.1000/a")
+    assert {kind.name: kind.value for kind in Kind} == {"DOI": "doi", "HANDLE": "handle"}
+
+
+def test_the_longest_that_is_read() -> None:
+    assert (LONGEST_TEXT, LONGEST) == (16_384, 2048)
+    longest = "10.1000/" + "a" * (LONGEST - len("10.1000/"))
+    assert parse_pid(longest) is not None
+    assert parse_pid(longest + "a") is None
+    padded = "10.1000/a" + " " * (LONGEST_TEXT - len("10.1000/a"))
+    assert parse_pid(padded) is not None
+    assert parse_pid(padded + " ") is None
 
 
 @pytest.mark.parametrize(
