@@ -45,8 +45,8 @@ class Answer:
 class Wire:
     """Connections to the gateway, kept alive and used again by whoever asks next."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, patience: float = SOON) -> None:
+        self.port, self.patience = port, patience
         self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(
@@ -71,7 +71,7 @@ class Wire:
                 await asyncio.sleep(abort)
                 writer.transport.abort()
                 return None
-            async with asyncio.timeout(SOON):
+            async with asyncio.timeout(self.patience):
                 answer = await _read(reader, method)
         except (ConnectionError, asyncio.IncompleteReadError):
             writer.transport.abort()
