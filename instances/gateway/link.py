@@ -103,6 +103,8 @@ class Link:
 
     async def redeem(self, ticket: str, nonce: str, slug: str) -> tuple[int, dict[str, Any]]:
         """Exchange a ticket: 200 with the session, 403 refused, 409 another nonce's, 503 portal away."""
+        if not self.up.is_set():  # without the portal's keys there is no cookie to give for the ticket
+            return 503, {}
         try:
             reply = await self._call("POST", "/redeem", {"ticket": ticket, "nonce": nonce, "slug": slug})
             return reply.status, json.loads(reply.content)

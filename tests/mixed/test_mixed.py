@@ -91,7 +91,7 @@ async def nobody_as_another(*, clients: int, users: int, most: int) -> Witness:
 async def test_two_thousand_are_answered_as_themselves() -> None:
     witness = await nobody_as_another(clients=10, users=10, most=2_000)
     assert witness.complaints == []
-    assert witness.statuses[503] == 0
+    assert not {502, 503} & witness.statuses.keys()
     assert witness.kinds.keys() >= {"page", "api", "api by cookie", "instance", "hung up on", "after sign-out", "event"}
 
 

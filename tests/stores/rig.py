@@ -87,6 +87,7 @@ class Rig:
             child.start()
         for child in (self.worker, self.web, self.gateway):
             child.wait_ready(SOON)
+        until(lambda: "link up" in self.log(self.gateway), what="the gateway's link")
 
     def __exit__(self, *_: object) -> None:
         """Nothing is kept, so nobody is asked politely."""
