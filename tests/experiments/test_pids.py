@@ -99,7 +99,9 @@ def test_a_sici_stays_whole(doi: str, dress: str) -> None:
         ("[10.1000/a[b]]", "10.1000/a[b]"),
         ("{10.1000/a{b}}", "10.1000/a{b}"),
         ("<10.1000/a<b>>", "10.1000/a<b>"),
+        ("((10.1000/a))", "10.1000/a"),
         ("10.1000/abX", "10.1000/abX"),
+        ("10.1000/a&b", "10.1000/a&b"),
         ("10.1000/a(b)c).", "10.1000/a(b)c"),
         ("10.1000.10.2/x", "10.1000.10.2/x"),
         ("10.1000/100%", "10.1000/100%"),
@@ -145,6 +147,19 @@ def test_what_is_compared_comes_in_order() -> None:
     assert {kind.name: kind.value for kind in Kind} == {"DOI": "doi", "HANDLE": "handle"}
 
 
+@pytest.mark.parametrize(
+    ("text", "fallbacks"),
+    [
+        ("10.1000/aX/", ("10.1000/ax",)),
+        ("10.1000/a\u2013X/", ("10.1000/a-x/", "10.1000/a\u2013x", "10.1000/a-x")),
+    ],
+)
+def test_a_slash_at_the_end_is_all_that_goes_with_it(text: str, fallbacks: tuple[str, ...]) -> None:
+    pid = parse_pid(text)
+    assert pid is not None
+    assert pid.fallbacks == fallbacks
+
+
 def test_the_longest_that_is_read() -> None:
     assert (LONGEST_TEXT, LONGEST) == (16_384, 2048)
     longest = "10.1000/" + "a" * (LONGEST - len("10.1000/"))
@@ -183,6 +198,7 @@ def test_a_handle_is_no_doi(text: str) -> None:
         "10.1000",
         "10.1000/",
         "10.1000/ x",
+        "compare:10.1000/a",
         "10.1000/...",
         "10.12/too-short",
         "10.1234567890/too-long",

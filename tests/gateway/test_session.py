@@ -301,6 +301,14 @@ async def test_many_askers_share_one_call(sessions, clock, portal):
     assert all(ask == {"sid": ask["sid"], "used": True} for ask in portal.asked[0])
 
 
+async def test_who_asks_a_moment_later_shares_the_call(sessions, clock, portal):
+    first = asyncio.create_task(sessions.renew("first"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await asyncio.gather(first, sessions.renew("second"))
+    assert [[ask["sid"] for ask in asked] for asked in portal.asked] == [["first", "second"]]
+
+
 async def test_askers_that_come_during_a_call_get_the_next_one(sessions, clock, portal):
     first, second = row(clock), row(clock)
     portal.living = {given["sid"]: given for given in (first, second)}

@@ -58,6 +58,20 @@ def test_one_users_instances_do_not_count_for_another(request_one, bob):
     assert request_one(user=bob).owner == bob
 
 
+def test_what_is_free_is_what_is_left_and_never_less_than_nothing(request_one, alice):
+    quota = QuotaFactory(limit=5)
+    request_one(), request_one()
+    assert (quotas.remaining(alice).used, quotas.remaining(alice).free) == (2, 3)
+    type(quota).objects.update(limit=1)
+    assert quotas.remaining(alice).free == 0
+
+
+def test_each_user_has_an_account_of_their_own(alice, bob):
+    """Else everybody's requests would wait for everybody's."""
+    assert quotas.lock_account(alice).subject == f"user:{alice.uid}"
+    assert quotas.lock_account(bob).subject == f"user:{bob.uid}"
+
+
 @pytest.mark.django_db(transaction=True)
 def test_counting_outside_the_creating_transaction_is_a_mistake(alice):
     with pytest.raises(RuntimeError):

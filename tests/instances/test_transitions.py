@@ -76,7 +76,7 @@ def is_past(at: Any) -> bool:
 
 # ---- every write ----
 def test_a_write_leaves_a_row_a_version_and_news(make, told, alice, bob):
-    instance = make(State.ACTIVE)
+    instance, another = make(State.ACTIVE), make(State.ACTIVE)
     Member.objects.create(instance=instance, user=bob, role="user")
     version = instance.version
     assert transitions.aim(instance, Target.STOPPED, event="stop", actor=alice) is True
@@ -84,6 +84,8 @@ def test_a_write_leaves_a_row_a_version_and_news(make, told, alice, bob):
     assert is_now(instance.updated_at)
     assert rows(instance) == [("active", "active", "stopped", "stop", "", "")]
     assert instance.transitions.get().actor == alice
+    another.refresh_from_db()
+    assert (another.target, another.version) == ("active", version)
     uid = str(instance.uid)
     assert (bus.GATEWAY, {"instance": uid}) in told
     pages = [(str(user.uid), {"type": "instance-changed", "id": uid}) for user in (instance.owner, bob)]
