@@ -126,6 +126,7 @@ def _start_gateway(port: int, run: Path, token: str) -> subprocess.Popen[bytes]:
         "INSTANCE_KEY": secrets.token_urlsafe(32),
         "GATEWAY_CONNECTIONS_PER_ADDRESS": "20000",
         "GATEWAY_CONNECTIONS_PER_SESSION": "20000",
+        "GATEWAY_CONNECTIONS_PER_INSTANCE": "20000",
         "BEAMPORT_DEMO": "1",
     }
     with (run / "gateway.log").open("wb") as log:

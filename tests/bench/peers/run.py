@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.bench.peers import setup
 from tests.bench.peers.lib import ROOT, Goal, load, table
 
-BENCHES = ("starts", "scale", "labs")
+BENCHES = ("web", "sockets", "withdrawal", "authority", "starts", "scale", "labs")
 
 
 def one(name: str, rounds: int, answer: Path) -> None:
