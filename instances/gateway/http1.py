@@ -1,31 +1,32 @@
 """Strict HTTP/1.1: heads parsed whole and rebuilt from parts, bodies framed; what is ambiguous is refused.
 
 One rule for both sides (RFC 9110, 9112): a request that can be read in two ways is answered 400, such a response 502,
-and the connection is closed; nothing is repaired. llhttp parses the header section; what it lets pass, and how long
-a body is, is decided here.
+and the connection is closed; nothing is repaired.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 
-import httptools
-
 from instances.gateway import names
-from instances.gateway.bodies import NO_BODY, TEXT, Body, ChunkedBody, CountedBody, OpenBody, Refused
+from instances.gateway.bodies import NO_BODY, Body, ChunkedBody, CountedBody, OpenBody, Refused
 
 LINE_LIMIT = 8 * 1024
 FIELD_LIMIT = 8 * 1024
 HEAD_LIMIT = 64 * 1024
 FIELD_COUNT = 100
 _LENGTH_DIGITS = 18
+#: sections up to this size are worth remembering
+_OFTEN = 2048
 
 Fields = list[tuple[bytes, bytes]]
 
 _REQUEST_LINE = re.compile(rb'([A-Z]{1,20}) (/[!"$-~]*|\*) HTTP/1\.([01])')
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*)?")
+#: a field's whole line, with the line end before it; nothing is tried twice (possessive), whatever is sent
+_FIELD = re.compile(rb"\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[\t ]*+([\t -~\x80-\xff]*+)(?=\r\n)")
 _BARE_FEED = re.compile(rb"(?<!\r)\n")
 #: a line break that a careless back end would decode into a head of its own
 _ENCODED_BREAK = re.compile(rb"[^?]*%0[aAdD]")
@@ -38,11 +39,28 @@ _FRAMING = frozenset({b"transfer-encoding", b"content-length", b"expect", b"upgr
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 
 
-class Request:
-    """A request's head. `fields` are those we read (lower-case name → value), `passed` those to send on.
+class Section:
+    """A request's header section. `fields` are those we read (lower-case name → value), `passed` those to send on.
 
     `keep_alive`: the client wants to send another request on this connection.
     """
+
+    __slots__ = ("chunked", "fields", "host", "keep_alive", "length", "passed", "prepared", "websocket")
+
+    def __init__(self) -> None:
+        self.host = b""
+        self.fields: dict[bytes, bytes] = {}
+        self.passed: Fields = []
+        self.chunked = False
+        self.length: int | None = None
+        self.websocket = False
+        self.keep_alive = True
+        #: what was last made of it for a back end, and by whose grant
+        self.prepared: tuple[object, bytes] = (None, b"")
+
+
+class Request:
+    """A request's head: its line, and its section, which other requests may share."""
 
     __slots__ = (
         "chunked",
@@ -52,22 +70,26 @@ class Request:
         "length",
         "method",
         "minor",
-        "passed",
+        "section",
         "target",
         "websocket",
     )
 
-    def __init__(self, method: bytes, target: bytes, minor: int) -> None:
+    def __init__(self, method: bytes, target: bytes, minor: int, section: Section) -> None:
         self.method = method
         self.target = target
-        self.host = b""
         self.minor = minor
-        self.fields: dict[bytes, bytes] = {}
-        self.passed: Fields = []
-        self.chunked = False
-        self.length: int | None = None
-        self.websocket = False
-        self.keep_alive = minor == 1
+        self.section = section
+        self.host = section.host
+        self.fields = section.fields
+        self.chunked = section.chunked
+        self.length = section.length
+        self.websocket = section.websocket
+        self.keep_alive = section.keep_alive
+
+    @property
+    def passed(self) -> Fields:
+        return self.section.passed
 
     @property
     def forwarded_for(self) -> bytes:
@@ -139,45 +161,15 @@ def head_end(buffer: bytes | bytearray, start: int, *, status: int = 400) -> int
     return -1
 
 
-class _Collector:
-    """What llhttp calls for each field; the mapping's own method is the fastest there is."""
-
-    __slots__ = ("on_header",)
-
-    def __init__(self, on_header: Callable[[bytes, bytes], object]) -> None:
-        self.on_header = on_header
-
-
-_Parser = type[httptools.HttpRequestParser | httptools.HttpResponseParser]
-
-
-def _feed(head: bytes, parser: _Parser, on_header: Callable[[bytes, bytes], object], status: int) -> None:
-    try:
-        parser(_Collector(on_header)).feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass
-    except httptools.HttpParserError as error:
-        raise Refused(status, str(error)[:100]) from error
-
-
-def _fields(head: bytes, parser: _Parser, status: int) -> Iterable[tuple[bytes, bytes]]:
-    """Return the header fields of a complete head, all characters and limits checked."""
-    lines = head.count(b"\r\n")
-    count = lines - 2
-    if head.translate(None, TEXT) != b"\r\n" * lines:  # nothing but line ends, each of them whole
-        raise Refused(status, "control character in the head")
+def _fields(section: bytes, status: int) -> Fields:
+    """Return the fields of a header section: from the end of the first line to the blank line, both included."""
+    count = section.count(b"\r\n") - 2
     if count > FIELD_COUNT:
         raise Refused(431 if status == 400 else status, "too many fields")
-    mapping: dict[bytes, bytes] = {}
-    _feed(head, parser, mapping.__setitem__, status)
-    fields: Iterable[tuple[bytes, bytes]] = mapping.items()
-    if len(mapping) != count:  # a name came twice, in the same letters
-        several: Fields = []
-        _feed(head, parser, lambda name, value: several.append((name, value)), status)
-        if len(several) != count:  # the parser and the lines must agree
-            raise Refused(status, "unreadable head")
-        fields = several
-    if len(head) > FIELD_LIMIT and any(len(name) + len(value) > FIELD_LIMIT for name, value in fields):
+    fields: Fields = _FIELD.findall(section)
+    if len(fields) != count:  # a line that is no field
+        raise Refused(status, "malformed field")
+    if len(section) > FIELD_LIMIT and any(len(name) + len(value) > FIELD_LIMIT for name, value in fields):
         raise Refused(431 if status == 400 else status, "field too long")
     return fields
 
@@ -204,7 +196,8 @@ def _check_target(method: bytes, target: bytes) -> None:
 
 def parse_request(head: bytes) -> Request:
     """Parse a complete head, blank line included."""
-    match = _REQUEST_LINE.fullmatch(head, 0, head.find(b"\r\n"))
+    end = head.find(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(head, 0, end)
     if match is None:
         _refuse_line(head[:20])
         raise AssertionError
@@ -213,9 +206,15 @@ def parse_request(head: bytes) -> Request:
         raise Refused(405 if method == b"TRACE" else 400 if method == b"CONNECT" else 501, "method not supported")
     if target == b"*" or b"%0" in target:
         _check_target(method, target)
-    request = Request(method, target, 1 if minor == b"1" else 0)
-    fields, passed, kinds = request.fields, request.passed, names.REQUEST
-    for pair in _fields(head, httptools.HttpRequestParser, 400):
+    section = head[end:]
+    read = _section if len(section) <= _OFTEN else _read_section
+    return Request(method, target, int(minor), read(method, int(minor), section))
+
+
+def _read_section(method: bytes, minor: int, text: bytes) -> Section:
+    section = Section()
+    fields, passed, kinds = section.fields, section.passed, names.REQUEST
+    for pair in _fields(text, 400):
         kind = kinds[pair[0]]
         if kind is names.PASS:
             passed.append(pair)
@@ -225,10 +224,15 @@ def parse_request(head: bytes) -> Request:
                 passed.append(pair)
     if b"host" not in fields:
         raise Refused(400, "no Host field")
-    request.host = fields[b"host"]
+    section.host = fields[b"host"]
+    section.keep_alive = bool(minor)
     if not _FRAMING.isdisjoint(fields):
-        _frame_request(request)
-    return request
+        _frame_request(section, method, minor)
+    return section
+
+
+#: a browser sends the same section with one request after another
+_section = lru_cache(512)(_read_section)
 
 
 def _again(fields: dict[bytes, bytes], kind: bytes, value: bytes, status: int) -> bytes:
@@ -238,22 +242,22 @@ def _again(fields: dict[bytes, bytes], kind: bytes, value: bytes, status: int) -
     return fields[kind] + b"," + value
 
 
-def _frame_request(request: Request) -> None:
-    fields = request.fields
-    request.length, request.chunked = _length(fields, request.minor, 400)
+def _frame_request(section: Section, method: bytes, minor: int) -> None:
+    fields = section.fields
+    section.length, section.chunked = _length(fields, minor, 400)
     if fields.get(b"expect", b"100-continue").lower() != b"100-continue":
         raise Refused(417, "unknown expectation")
     if b"upgrade" in fields:
-        _check_upgrade(request)
+        section.websocket = _is_handshake(section, method, minor)
     connection = fields.get(b"connection")
     if connection is not None:
         words = tokens(connection)
-        request.keep_alive = b"close" not in words and bool(request.minor or b"keep-alive" in words)
+        section.keep_alive = b"close" not in words and bool(minor or b"keep-alive" in words)
         named = words - _OF_CONNECTION
         if named:
             if not named.isdisjoint(_END_TO_END):
                 raise Refused(400, "Connection names an end-to-end field")
-            request.passed = _without(request.passed, named)
+            section.passed = _without(section.passed, named)
 
 
 def _length(fields: dict[bytes, bytes], minor: int, status: int) -> tuple[int | None, bool]:
@@ -276,21 +280,22 @@ def _without(fields: Fields, named: frozenset[bytes]) -> Fields:
     return [pair for pair in fields if pair[0].lower() not in named]
 
 
-def _check_upgrade(request: Request) -> None:
-    """Mark a WebSocket handshake (RFC 6455 §4.1). Any other Upgrade is ignored and never passed on."""
-    fields = request.fields
+def _is_handshake(section: Section, method: bytes, minor: int) -> bool:
+    """Whether a WebSocket is asked for (RFC 6455 §4.1). Any other Upgrade is ignored and never passed on."""
+    fields = section.fields
     if fields[b"upgrade"].lower() != b"websocket" or b"upgrade" not in tokens(fields.get(b"connection", b"")):
-        return
+        return False
     key = fields.get(b"sec-websocket-key", b"")
     if (
-        request.method != b"GET"
-        or not request.minor
-        or request.has_body
+        method != b"GET"
+        or not minor
+        or section.chunked
+        or section.length
         or fields.get(b"sec-websocket-version") != b"13"
         or not re.fullmatch(rb"[A-Za-z0-9+/]{22}==", key)
     ):
         raise Refused(400, "malformed WebSocket handshake")
-    request.websocket = True
+    return True
 
 
 @lru_cache(256)
@@ -304,10 +309,11 @@ def _status(line: bytes) -> tuple[int, int]:
 
 def parse_response(head: bytes, method: bytes) -> Response:
     """Parse a complete head of a response to a `method` request."""
-    response = Response(*_status(head[: head.find(b"\r\n")]))
+    end = head.find(b"\r\n")
+    response = Response(*_status(head[:end]))
     passed, kinds = response.passed, names.RESPONSE
     fields: dict[bytes, bytes] = {}
-    for pair in _fields(head, httptools.HttpResponseParser, 502):
+    for pair in _fields(head[end:], 502):
         kind = kinds[pair[0]]
         if kind is names.PASS:
             passed.append(pair)
@@ -326,6 +332,8 @@ def parse_response(head: bytes, method: bytes) -> Response:
             response.upgrade = fields.get(b"upgrade", b"").lower()
         if named := words - _OF_CONNECTION:
             response.passed = _without(passed, named)
+    if response.status == 101 and not response.upgrade:
+        raise Refused(502, "switch to nothing")
     if response.status == 204 and (response.chunked or response.length):
         response.keep_alive = False  # whether a body follows cannot be known
     return response

@@ -199,7 +199,8 @@ class Gateway:
         ours = (
             f"X-Forwarded-For: {address}\r\nX-Forwarded-Proto: {self.config.scheme}\r\nX-Request-Id: {request_id}\r\n"
         ).encode()
-        self._forward(client, request, headers.request_to_portal(request), self._web, ours, None, request_id)
+        rest = build(b"", headers.request_to_portal(request), headers.framing(request) + ours)
+        self._forward(client, request, rest, self._web, None, request_id)
 
     def _to_instance(self, client: Client, request: Request, slug: str) -> None:
         if request.target.startswith(PREFIX):
@@ -224,8 +225,11 @@ class Gateway:
     def _serve(self, client: Client, request: Request, grant: Grant) -> None:
         if client.session is not grant.session:
             self._bind(client, grant.session)
-        fields = headers.request_to_instance(request, grant.cookie, grant.origin)
-        self._forward(client, request, fields, grant.service.target, grant.service.target.ours, grant)
+        section, target = request.section, grant.service.target
+        if section.prepared[0] is not grant:
+            fields = headers.request_to_instance(request, grant.cookie, grant.origin)
+            section.prepared = grant, build(b"", fields, headers.framing(request) + target.ours)
+        self._forward(client, request, section.prepared[1], target, grant)
 
     def _bind(self, client: Client, session: Session) -> None:
         of_session, of_instance = self.registry.bind(client, session)
@@ -235,17 +239,10 @@ class Gateway:
             raise Refused(429, "too many connections to this instance")
 
     def _forward(
-        self,
-        client: Client,
-        request: Request,
-        fields: list[tuple[bytes, bytes]],
-        target: Target,
-        ours: bytes,
-        grant: Grant | None,
-        request_id: str = "",
+        self, client: Client, request: Request, rest: bytes, target: Target, grant: Grant | None, request_id: str = ""
     ) -> None:
-        line = b"%b %b HTTP/1.1" % (request.method, request.target)
-        head = build(line, fields, headers.framing(request) + ours)
+        """`rest` is the head for the back end behind its first line."""
+        head = b"%b %b HTTP/1.1%b" % (request.method, request.target, rest)
         client.begin(Exchange(self, client, request, target, head, grant, request_id))
 
     def _sign_in(self, request: Request, slug: str) -> pages.Answer:

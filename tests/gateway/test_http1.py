@@ -104,6 +104,27 @@ def test_an_upgrade_that_connection_does_not_name_is_none() -> None:
             parse_response(switch + lines, b"GET")
 
 
+def test_what_is_remembered_of_a_section_is_for_its_method_and_version_alone() -> None:
+    handshake = b"Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    section = handshake + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    for target in (b"/a", b"/b"):
+        request = parse_request(b"GET " + target + b" HTTP/1.1\r\n" + section)
+        assert request.websocket
+        assert request.target == target
+    for line in (b"POST /a HTTP/1.1\r\n", b"GET /a HTTP/1.0\r\n"):
+        with pytest.raises(Refused):
+            parse_request(line + section)
+    for minor, keep in ((1, True), (0, False), (1, True)):
+        assert parse_request(b"GET / HTTP/1.%d\r\nHost: a\r\n\r\n" % minor).keep_alive is keep
+
+
+@pytest.mark.parametrize("line", [b"A:" + b" " * 60_000, b"A" * 60_000, b"A: " + b"x " * 30_000])
+def test_long_nonsense_is_read_once(line: bytes) -> None:
+    """Read again from every byte on, it would take longer than a test may."""
+    with pytest.raises(Refused, match="malformed field"):
+        parse_request(GET + line + b"\x01\r\n\r\n")
+
+
 @pytest.mark.parametrize("target", [b"/%2F%20%25", b"/?a=%0d%0a", b"/%00", b"/a//../%2e%2e;x=1"])
 def test_targets_pass_byte_for_byte(target: bytes) -> None:
     assert parse_request(b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n").target == target

@@ -217,3 +217,16 @@ def test_control_characters_cannot_forge_log_lines(gateway: Harness) -> None:
     for line in gateway.log.splitlines():
         json.loads(line)
     assert "\x1b" not in gateway.log
+
+
+def test_the_very_same_request_gets_the_new_secret_and_only_while_it_may_pass(gateway: Harness) -> None:
+    backend, (sid, cookie) = gateway.instance(), gateway.session()
+    assert [gateway.same_origin(cookie=cookie).status for _ in range(2)] == [200, 200]
+    gateway.route("alpha1234", "active", backend.path, version=2, secret_epoch=2)
+    assert gateway.same_origin(cookie=cookie).status == 200
+    first, again, other = backend.heads
+    assert first == again
+    assert first != other
+    gateway.call(gateway.gateway.sessions.withdraw, sid)
+    assert gateway.same_origin(cookie=cookie).status == 401
+    assert len(backend.heads) == 3
