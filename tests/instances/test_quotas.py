@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from instances import quotas, services
 from instances.errors import QuotaExceeded
@@ -20,7 +24,7 @@ def test_over_quota_is_refused_with_the_quota_named(request_one):
     said = refused.value
     assert "quota “instances” is 2" in said.message
     assert "stopped" in said.message
-    assert "Delete an instance" in said.next_step
+    assert said.next_step.startswith("Delete an instance")
     assert Instance.objects.count() == 2
 
 
@@ -48,6 +52,22 @@ def test_ones_own_quota_goes_before_everybodys(alice, bob):
     assert quotas.remaining(bob).free == 0
 
 
+def test_ones_own_quota_holds_for_nobody_else(alice, bob):
+    QuotaFactory(scope=Quota.Scope.USER, subject=str(alice.uid), limit=5)
+    assert quotas.remaining(bob).limit is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"resource": "cores"}, {"window": timedelta(days=1)}, {"scope": "group"}],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_quota_of_another_kind_is_no_limit_on_what_is_held(alice, other):
+    """The table has room for kinds to come."""
+    QuotaFactory(**{"scope": Quota.Scope.USER, "subject": str(alice.uid)} | other)
+    assert quotas.remaining(alice).limit is None
+
+
 def test_without_a_quota_there_is_no_limit(alice):
     assert quotas.remaining(alice).free is None
 
@@ -72,9 +92,17 @@ def test_each_user_has_an_account_of_their_own(alice, bob):
     assert quotas.lock_account(bob).subject == f"user:{bob.uid}"
 
 
+def test_the_account_is_locked_before_anything_is_counted(alice):
+    """Whoever calls: a request locks it earlier still, for its idempotency key."""
+    with CaptureQueriesContext(connection) as said:
+        quotas.check_and_reserve(alice)
+    locked, counted = ([word in query["sql"] for query in said].index(True) for word in ("FOR UPDATE", "COUNT"))
+    assert locked < counted
+
+
 @pytest.mark.django_db(transaction=True)
 def test_counting_outside_the_creating_transaction_is_a_mistake(alice):
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match=r"^check_and_reserve belongs into"):
         quotas.check_and_reserve(alice)
 
 

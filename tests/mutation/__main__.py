@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib.abc
 import importlib.util
 import os
@@ -27,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SURVIVORS = Path(__file__).with_name("survivors.toml")
 #: with a database, and without
 PLUGINS = {True: ("pytest_django.plugin", "pytest_asyncio.plugin"), False: ("pytest_asyncio.plugin",)}
+#: what the project stands on and what takes long to load
+BESIDE = ("factory", "requests", "rest_framework.views", "rest_framework.serializers")
 #: a mutant that goes on for longer hangs, which a test notices too
 LONGEST = float(os.environ.get("MUTANT_SECONDS", "120"))
 #: the module as it is may take longer: its first run makes the database
@@ -90,6 +93,9 @@ def _prepare(target: Target) -> None:
         import django
 
         django.setup()
+        for name in BESIDE:
+            importlib.import_module(name)
+    gc.freeze()
     if target.module in sys.modules:
         raise RuntimeError(f"{target.module} was loaded too early to be made wrong")
 
@@ -120,12 +126,15 @@ def _child(target: Target, mutant: Mutant | None, tests: tuple[str, ...]) -> Non
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
             sys.meta_path.insert(0, _Wrong(target, mutant))
+            if target.database:
+                _keep_database()
         import pytest
 
-        options = ["-x", "-q", "--tb=no", "--disable-warnings", "-p", "no:cacheprovider"]
+        options = ["-x", "-q", "--tb=no", "--disable-warnings", "--assert=plain"]
+        # the collections of garbage that look for unraisable exceptions would take longer than the tests
+        options += [word for name in ("cacheprovider", "unraisableexception") for word in ("-p", f"no:{name}")]
         options += [word for plugin in PLUGINS[target.database] for word in ("-p", plugin)]
         options += ["--reuse-db"] if target.database else ["-o", "addopts=", "--noconftest"]
-        options += ["--no-migrations"] if target.database and mutant else []  # the first run has made the tables
         code = int(pytest.main([*options, *tests]))
     finally:
         with contextlib.suppress(Exception):
@@ -133,11 +142,26 @@ def _child(target: Target, mutant: Mutant | None, tests: tuple[str, ...]) -> Non
         os._exit(code)
 
 
-def survivors_of(target: Target, like: str = "") -> list[Mutant]:
-    """Return the mutants that no test notices, of those with `like` in their name."""
+def _keep_database() -> None:
+    """Take the database that the first run has made as it is, without a look at its tables."""
+    from django.db import connection
+    from django.test import utils
+
+    def kept(*_given: object, **_options: object) -> None:
+        connection.settings_dict["NAME"] = connection.creation._get_test_db_name()
+
+    utils.setup_databases = kept
+
+
+def _run_unchanged(target: Target) -> None:
     for tests in filter(None, (target.first, target.then)):
         if not _run(target, None, tests):
             raise SystemExit(f"{target.module}: the tests fail on the module as it is: {' '.join(tests)}")
+
+
+def survivors_of(target: Target, like: str = "") -> list[Mutant]:
+    """Return the mutants that no test notices, of those with `like` in their name."""
+    _run_unchanged(target)
     found = [mutant for mutant in mutants(target.path.read_text()) if like in mutant.name]
     alive, began = [], time.monotonic()
 
@@ -152,6 +176,7 @@ def survivors_of(target: Target, like: str = "") -> list[Mutant]:
                 print(f"  alive  {target.path.name}:{mutant.line}  {mutant.name}", flush=True)
             if number % 25 == 0:
                 print(f"  {number} of {len(found)} in {time.monotonic() - began:.0f} s", flush=True)
+    _run_unchanged(target)  # else something that a mutant left behind made the tests fail
     print(
         f"{target.module}: {len(found)} mutants, {len(found) - len(alive)} noticed, {len(alive)} alive, "
         f"{time.monotonic() - began:.0f} s",
