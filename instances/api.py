@@ -210,7 +210,7 @@ def _act(request: Request, uid: uuid.UUID, verb: Callable[..., Instance]) -> Res
     Nothing(data=request.data or {}).is_valid(raise_exception=True)
     instance = _one(user, uid)
     verb(instance, by=user)
-    instance.refresh_from_db(from_queryset=Instance.objects.all())  # a worker may have deleted it by now
+    instance.refresh_from_db()  # a worker may have deleted it by now
     return Response(InstanceOut(instance).data, status=202)
 
 

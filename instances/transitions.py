@@ -77,7 +77,7 @@ def _write(
                 detail=fields.get("detail", ""),
             )
         _tell(instance)
-    instance.refresh_from_db(from_queryset=Instance.objects.all())
+    instance.refresh_from_db()
     return True
 
 
