@@ -30,8 +30,8 @@ SURVIVORS = Path(__file__).with_name("survivors.toml")
 PLUGINS = {True: ("pytest_django.plugin", "pytest_asyncio.plugin"), False: ("pytest_asyncio.plugin",)}
 #: what the project stands on and what takes long to load
 BESIDE = ("factory", "requests", "rest_framework.views", "rest_framework.serializers")
-#: a mutant that goes on for longer hangs, which a test notices too
-LONGEST = float(os.environ.get("MUTANT_SECONDS", "120"))
+#: a mutant that goes on for longer, and for ten times as long as the module as it is, hangs: a test notices that too
+LONGEST = float(os.environ.get("MUTANT_SECONDS", "20"))
 #: the module as it is may take longer: its first run makes the database
 FIRST = 900.0
 
@@ -100,13 +100,13 @@ def _prepare(target: Target) -> None:
         raise RuntimeError(f"{target.module} was loaded too early to be made wrong")
 
 
-def _run(target: Target, mutant: Mutant | None, tests: tuple[str, ...]) -> bool:
-    """Return whether the tests pass, in a child."""
+def _run(target: Target, mutant: Mutant | None, tests: tuple[str, ...], seconds: float) -> bool:
+    """Return whether the tests pass in a child, and within that time."""
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
         _child(target, mutant, tests)
-    until = time.monotonic() + (LONGEST if mutant else FIRST)
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -153,20 +153,23 @@ def _keep_database() -> None:
     utils.setup_databases = kept
 
 
-def _run_unchanged(target: Target) -> None:
+def _run_unchanged(target: Target) -> float:
+    """See that the tests pass on the module as it is; return how many seconds that took."""
+    began = time.monotonic()
     for tests in filter(None, (target.first, target.then)):
-        if not _run(target, None, tests):
+        if not _run(target, None, tests, FIRST):
             raise SystemExit(f"{target.module}: the tests fail on the module as it is: {' '.join(tests)}")
+    return time.monotonic() - began
 
 
 def survivors_of(target: Target, like: str = "") -> list[Mutant]:
     """Return the mutants that no test notices, of those with `like` in their name."""
-    _run_unchanged(target)
+    longest = max(LONGEST, 10 * _run_unchanged(target))
     found = [mutant for mutant in mutants(target.path.read_text()) if like in mutant.name]
     alive, began = [], time.monotonic()
 
     def survives(mutant: Mutant) -> bool:
-        return all(_run(target, mutant, tests) for tests in (target.first, target.then) if tests)
+        return all(_run(target, mutant, tests, longest) for tests in (target.first, target.then) if tests)
 
     # those with a database share one
     with ThreadPoolExecutor(1 if target.database else os.cpu_count()) as pool:
