@@ -108,21 +108,19 @@ class Access:
 
     def authorise(self, request: Request, slug: str) -> Grant:
         """Decide; raises Refused, NotSignedIn, Ask or NotServed."""
-        header = request.fields.get(b"cookie", b"")
-        grant = self._granted.get((slug, header))
-        if (
-            grant is not None
-            and grant.until > time.monotonic()
-            and grant.session.live
-            and self._routes.get(slug) is grant.route
-        ):
-            check_source(request, grant.origin)
-        else:
+        grant = request.section.grant
+        if grant is None or not self._holds(grant, slug):
+            header = request.fields.get(b"cookie", b"")
             origin = self._scheme + request.host.lower()
             check_source(request, origin)
-            grant = self._decide(header, slug, origin)
+            grant = self._granted.get((slug, header))
+            if grant is None or not self._holds(grant, slug):
+                grant = self._decide(header, slug, origin)
         grant.session.used = True
         return grant
+
+    def _holds(self, grant: Grant, slug: str) -> bool:
+        return grant.until > time.monotonic() and grant.session.live and self._routes.get(slug) is grant.route
 
     def _decide(self, header: bytes, slug: str, origin: bytes) -> Grant:
         claim, cookie = self._claim(header, slug)

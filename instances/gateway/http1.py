@@ -9,9 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from instances.gateway import names
 from instances.gateway.bodies import NO_BODY, Body, ChunkedBody, CountedBody, OpenBody, Refused
+
+if TYPE_CHECKING:
+    from instances.gateway.access import Grant
 
 LINE_LIMIT = 8 * 1024
 FIELD_LIMIT = 8 * 1024
@@ -45,7 +49,7 @@ class Section:
     `keep_alive`: the client wants to send another request on this connection.
     """
 
-    __slots__ = ("chunked", "fields", "host", "keep_alive", "length", "passed", "prepared", "websocket")
+    __slots__ = ("chunked", "fields", "grant", "host", "keep_alive", "length", "passed", "prepared", "websocket")
 
     def __init__(self) -> None:
         self.host = b""
@@ -55,8 +59,9 @@ class Section:
         self.length: int | None = None
         self.websocket = False
         self.keep_alive = True
-        #: what was last made of it for a back end, and by whose grant
-        self.prepared: tuple[object, bytes] = (None, b"")
+        #: what lets these very bytes pass, and what is made of them for the back end
+        self.grant: Grant | None = None
+        self.prepared = b""
 
 
 class Request:
@@ -136,9 +141,11 @@ class Response:
 
 
 @lru_cache(256)
-def tokens(value: bytes) -> frozenset[bytes]:
-    """Return a comma-separated list of words in lower case."""
-    return frozenset(word.strip(b" \t").lower() for word in value.split(b","))
+def _connection(value: bytes, minor: int) -> tuple[bool, bool, frozenset[bytes]]:
+    """Return what Connection says: whether another message may follow, whether it upgrades, which fields it names."""
+    words = frozenset(word.strip(b" \t").lower() for word in value.split(b","))
+    keep_alive = b"close" not in words and bool(minor or b"keep-alive" in words)
+    return keep_alive, b"upgrade" in words, words - _OF_CONNECTION
 
 
 def head_end(buffer: bytes | bytearray, start: int, *, status: int = 400) -> int:
@@ -249,14 +256,11 @@ def _frame_request(section: Section, method: bytes, minor: int) -> None:
         raise Refused(417, "unknown expectation")
     if b"upgrade" in fields:
         section.websocket = _is_handshake(section, method, minor)
-    connection = fields.get(b"connection")
-    if connection is not None:
-        words = tokens(connection)
-        section.keep_alive = b"close" not in words and bool(minor or b"keep-alive" in words)
-        named = words - _OF_CONNECTION
+    if b"connection" in fields:
+        section.keep_alive, _, named = _connection(fields[b"connection"], minor)
+        if not named.isdisjoint(_END_TO_END):
+            raise Refused(400, "Connection names an end-to-end field")
         if named:
-            if not named.isdisjoint(_END_TO_END):
-                raise Refused(400, "Connection names an end-to-end field")
             section.passed = _without(section.passed, named)
 
 
@@ -283,7 +287,7 @@ def _without(fields: Fields, named: frozenset[bytes]) -> Fields:
 def _is_handshake(section: Section, method: bytes, minor: int) -> bool:
     """Whether a WebSocket is asked for (RFC 6455 §4.1). Any other Upgrade is ignored and never passed on."""
     fields = section.fields
-    if fields[b"upgrade"].lower() != b"websocket" or b"upgrade" not in tokens(fields.get(b"connection", b"")):
+    if fields[b"upgrade"].lower() != b"websocket" or not _connection(fields.get(b"connection", b""), minor)[1]:
         return False
     key = fields.get(b"sec-websocket-key", b"")
     if (
@@ -324,13 +328,11 @@ def parse_response(head: bytes, method: bytes) -> Response:
             fields[kind] = pair[1].strip(b" \t") if kind not in fields else _again(fields, kind, pair[1], 502)
     response.length, response.chunked = _length(fields, response.minor, 502)
     response.bodyless = method == b"HEAD" or response.status < 200 or response.status in (204, 304)
-    connection = fields.get(b"connection")
-    if connection is not None:
-        words = tokens(connection)
-        response.keep_alive = b"close" not in words and bool(response.minor or b"keep-alive" in words)
-        if b"upgrade" in words:
+    if b"connection" in fields:
+        response.keep_alive, upgrade, named = _connection(fields[b"connection"], response.minor)
+        if upgrade:
             response.upgrade = fields.get(b"upgrade", b"").lower()
-        if named := words - _OF_CONNECTION:
+        if named:
             response.passed = _without(passed, named)
     if response.status == 101 and not response.upgrade:
         raise Refused(502, "switch to nothing")
@@ -341,4 +343,4 @@ def parse_response(head: bytes, method: bytes) -> Response:
 
 def build(start: bytes, fields: Iterable[tuple[bytes, bytes]], tail: bytes) -> bytes:
     """Write a head: the first line without its end, the fields, and `tail`, ready-made lines of our own."""
-    return b"".join((start, b"\r\n", *[b"%b: %b\r\n" % pair for pair in fields], tail, b"\r\n"))
+    return b"\r\n".join((start, *map(b": ".join, fields), tail + b"\r\n"))

@@ -16,9 +16,10 @@ _FLUSH_AT = 200
 
 
 @lru_cache(4096)
-def _quoted(text: bytes) -> str:
-    """Hosts and paths come again and again."""
-    return dumps(text.decode("latin-1"))
+def _what(host: bytes, method: bytes, path: bytes) -> str:
+    """The members that come again and again."""
+    quoted = (dumps(text.decode("latin-1")) for text in (host, method, path))
+    return '"host":{},"method":{},"path":{}'.format(*quoted)
 
 
 class Log:
@@ -53,11 +54,10 @@ class Log:
         session: str,
     ) -> None:
         """`session` is a short hash, enough to see what belongs together."""
-        path = target.partition(b"?")[0][:_LONGEST]
+        what = _what(host[:_LONGEST], method, target.partition(b"?")[0][:_LONGEST])
         self._lines.append(
             f'{{"event":"request","logger":"gateway","level":"info","timestamp":"{self._time()}","client":"{address}",'
-            f'"host":{_quoted(host[:_LONGEST])},"method":"{method.decode()}","path":{_quoted(path)},'
-            f'"status":{status},"received":{received},"sent":{sent},"ms":{milliseconds:.1f},'
+            f'{what},"status":{status},"received":{received},"sent":{sent},"ms":{milliseconds:.1f},'
             f'"request_id":"{request_id}","session":"{session}"}}\n'
         )
         if len(self._lines) >= _FLUSH_AT:

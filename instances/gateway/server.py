@@ -226,10 +226,10 @@ class Gateway:
         if client.session is not grant.session:
             self._bind(client, grant.session)
         section, target = request.section, grant.service.target
-        if section.prepared[0] is not grant:
+        if section.grant is not grant:
             fields = headers.request_to_instance(request, grant.cookie, grant.origin)
-            section.prepared = grant, build(b"", fields, headers.framing(request) + target.ours)
-        self._forward(client, request, section.prepared[1], target, grant)
+            section.grant, section.prepared = grant, build(b"", fields, headers.framing(request) + target.ours)
+        self._forward(client, request, section.prepared, target, grant)
 
     def _bind(self, client: Client, session: Session) -> None:
         of_session, of_instance = self.registry.bind(client, session)

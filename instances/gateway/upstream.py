@@ -128,7 +128,9 @@ class Pool:
 
     def give_back(self, upstream: Upstream) -> None:
         upstream.user = None
-        idle = self._idle.setdefault(upstream.key, deque())
+        idle = self._idle.get(upstream.key)
+        if idle is None:
+            idle = self._idle[upstream.key] = deque()
         if upstream.transport.is_closing() or len(idle) >= IDLE_PER_KEY:
             upstream.close()
             return

@@ -242,8 +242,8 @@ def test_instances_that_are_no_more_are_remembered_up_to_a_number(monkeypatch: p
 
 def test_the_log_remembers_texts_up_to_a_number() -> None:
     for number in range(20_000):
-        log._quoted(b"/path/%d" % number)
-    assert log._quoted.cache_info().currsize <= 4096
+        log._what(b"host", b"GET", b"/path/%d" % number)
+    assert log._what.cache_info().currsize <= 4096
 
 
 def test_lines_of_several_processes_are_not_torn(tmp_path: Path) -> None:
