@@ -49,14 +49,15 @@ RESEND_WINDOW = timedelta(seconds=10)
 TOMBSTONE_WINDOW = timedelta(minutes=1)
 KEY_LIFE = 86_400
 _BODY_LIMIT = 4 * 1024 * 1024
-_THREADS = 4
+#: also how many connections to the database the process has that serves this
+THREADS = 4
 
 Row = dict[str, Any]
 Receive = Callable[[], Awaitable[Row]]
 Send = Callable[[Row], Awaitable[None]]
 T = TypeVar("T")
 
-_pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="internal")
+_pool = ThreadPoolExecutor(THREADS, thread_name_prefix="internal")
 
 
 async def database(function: Callable[..., T], *args: Any) -> T:

@@ -98,6 +98,13 @@ def session_for(handle: str) -> str:
     return str(client.cookies["__Host-sid"].value)
 
 
+def sign_out(key: str) -> None:
+    """End the session that a cookie's value stands for, as its user does from another browser."""
+    session = SessionStore(key).live_row()
+    assert session is not None
+    accounts.end_session(session)
+
+
 def begin_sign_in(key: str) -> str:
     """Note an attempt to sign in of the browser that holds this session; returns its state."""
     row = SessionStore(key).live_row()
