@@ -121,8 +121,9 @@ class Stack:
         web, internal = self.front / "web.sock", self.front / "internal.sock"
         argv = ["-m", "portal.serve", "--web", f"unix:{web}", "--internal", f"unix:{internal}"]
         answers = http_ok(lambda: UnixConnection(web, 5), "/readyz", self.site.host)
-        healthy = http_any(lambda: UnixConnection(web, PATIENCE), "/healthz", self.site.host)
-        return self.child(self._python("web", *argv, answers=answers, healthy=healthy))
+        pages = http_any(lambda: UnixConnection(web, PATIENCE), "/healthz", self.site.host)
+        link = http_any(lambda: UnixConnection(internal, PATIENCE), "/", "internal")
+        return self.child(self._python("web", *argv, answers=answers, healthy=lambda: pages() and link()))
 
     def worker(self) -> Child:
         threads = os.environ.get("WORKER_THREADS") or "8"

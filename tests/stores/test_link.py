@@ -74,3 +74,16 @@ async def test_neither_half_of_the_web_process_outlives_the_other(rig: Rig) -> N
         rig.web.start()
         await until(answers, what="the portal's return")
         await until(lambda said=said: "link up" in rig.log(rig.gateway)[said:], what="the gateway's link")
+
+
+def test_a_link_that_hangs_is_noticed(rig: Rig) -> None:
+    healthy = rig.web.program.healthy
+    assert healthy is not None
+    assert healthy()
+    (link,) = children_of(rig.web.pid)
+    os.kill(link, signal.SIGSTOP)
+    try:
+        assert not healthy()
+    finally:
+        os.kill(link, signal.SIGCONT)
+    assert healthy()
