@@ -291,7 +291,9 @@ class Exchange:
         elif upstream is not None and not upstream.fresh and not self._partial and not self._interim:
             self._connect()
         else:
-            self._gateway.log.event("warning", "back end hung up", error=error or "no answer", request_id=self.request_id)
+            self._gateway.log.event(
+                "warning", "back end hung up", error=error or "no answer", request_id=self.request_id
+            )
             self._fail(502)
 
     def _fail(self, status: int) -> None:

@@ -159,17 +159,20 @@ class Pool:
                 self.forget(upstream)
 
     async def connect(self, target: Target) -> Upstream:
-        """Make a new connection; raises NotConnected."""
+        """Make a new connection; raises NotConnected.
+
+        Once there is one, nothing more is waited for but our own loop: that it was late is no fault of the back end.
+        """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 sock = await open_socket(target.endpoint, self._may_serve if target.guarded else None)
-                try:
-                    make = loop.create_unix_connection if target.endpoint.path else loop.create_connection
-                    _, upstream = await make(lambda: Upstream(self, target.key), sock=sock)
-                except BaseException:
-                    sock.close()
-                    raise
+            try:
+                make = loop.create_unix_connection if target.endpoint.path else loop.create_connection
+                _, upstream = await make(lambda: Upstream(self, target.key), sock=sock)
+            except BaseException:
+                sock.close()
+                raise
         except TimeoutError:
             raise NotConnected("no connection in time") from None
         except NotConnected:

@@ -9,12 +9,13 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from instances.gateway import link, probes
+from instances.gateway import link, probes, upstream
 from instances.gateway.config import CannotStart, read
 from instances.gateway.server import Gateway
 from instances.gateway.upstream import Endpoint, NotConnected, Pool, Target, open_socket
@@ -94,6 +95,16 @@ def test_with_the_portal_away_living_sessions_go_on_and_nothing_is_granted(gatew
     assert gateway.same_origin(cookie=cookie).status == 200
     gateway.portal.away = False
     gateway.until(lambda: gateway.gateway.link.up.is_set())
+
+
+def test_a_ticket_is_not_spent_while_there_are_no_keys_to_make_a_cookie_with(gateway: Harness) -> None:
+    the_link = gateway.gateway.link
+    gateway.portal.tickets["ticket"] = {"nonce": "nonce", "session": {"slug": "alpha1234", "sid": "sid"}}
+    gateway.call(the_link.up.clear)
+    assert gateway.run(the_link.redeem("ticket", "nonce", "alpha1234")) == (503, {})
+    assert "ticket" in gateway.portal.tickets
+    gateway.call(the_link.up.set)
+    assert gateway.run(the_link.redeem("ticket", "nonce", "alpha1234"))[0] == 200
 
 
 def test_cookies_expire_by_the_portals_clock(gateway: Harness) -> None:
@@ -272,6 +283,22 @@ def test_who_listens_is_asked_before_a_byte_is_sent(folder: Path) -> None:
         assert other.recv(10) == b""
         other.close()
     assert asked == [os.getuid()]
+
+
+def test_a_gateway_that_is_late_does_not_take_a_back_end_to_be_away(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.05)
+    target = Target("web", Endpoint(str(folder / "web.sock")), b"", guarded=False)
+
+    async def connect() -> None:
+        connecting = asyncio.create_task(Pool(lambda uid: True).connect(target))
+        await asyncio.sleep(0)  # it is connected, and the loop has not taken notice
+        time.sleep(0.1)
+        (await connecting).close()
+
+    with listening(folder / "web.sock"):
+        asyncio.run(connect())
 
 
 @pytest.mark.parametrize(
