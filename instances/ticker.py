@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.db import close_old_connections, connections
+from django.db import InterfaceError, OperationalError, close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from instances import clouds, homes, jobs, leases, reconcile, sweep
@@ -49,11 +49,14 @@ class Ticker(threading.Thread):
         self._lock = threading.Lock()
         self._watching: set[int] = set()
         self._beat = Beat(settings.WORKER_BEAT)
+        self._away = False
 
     def run(self) -> None:
         ticked = float("-inf")
         while not self._stopped.wait(GLANCE):
             well = self._guarded(self._due_instances)
+            if well:
+                self._note(away=False)
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
                 well &= self._guarded(leases.renew)
@@ -154,10 +157,26 @@ class Ticker(threading.Thread):
         try:
             work()
         except Exception as error:
-            log.exception("work failed", error=str(error)[:500])
+            if _lost_connection(error):
+                self._note(away=True, error=str(error)[:200])
+            else:
+                log.exception("work failed", error=str(error)[:500])
             close_old_connections()
             return False
         return True
+
+    def _note(self, *, away: bool, **more: str) -> None:
+        """Say once that the database went away, and once that it is back."""
+        with self._lock:
+            changed, self._away = away != self._away, away
+        if changed:
+            log.warning("database away" if away else "database back", **more)
+
+
+def _lost_connection(error: Exception) -> bool:
+    """Whether there is no connection, rather than something wrong with what was asked over it."""
+    held = connections["default"].connection
+    return isinstance(error, (OperationalError, InterfaceError)) and (held is None or held.closed)
 
 
 def delete_homes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -115,6 +116,20 @@ async def test_broken_connections_cost_no_request(rig: Rig, browser: Browser) ->
         await asyncio.sleep(0.1)
     answers = await asyncio.gather(*(browser.page("/instances/") for _ in range(10)))
     assert [answer.status for answer in answers] == [200] * 10
+
+
+async def test_the_worker_says_once_that_it_is_away_and_once_that_it_is_back(rig: Rig) -> None:
+    already = len(rig.log(rig.worker))
+
+    def said() -> list[str]:
+        return re.findall(r'"event": "(database \w+|work failed)"', rig.log(rig.worker)[already:])
+
+    with rig.postgres_stopped():
+        await until(said, what="the worker's notice")
+        await asyncio.sleep(3)  # in which it tries ten times more
+    await until(lambda: "database back" in said(), what="the worker's return")
+    assert said() == ["database away", "database back"]
+    assert "Traceback" not in rig.log(rig.worker)[already:]
 
 
 @contextlib.contextmanager
