@@ -12,15 +12,22 @@ import contextlib
 import gc
 import importlib.abc
 import importlib.util
+import json
 import os
+import re
 import signal
 import sys
+import tempfile
+import threading
 import time
 import tomllib
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
+
+import pytest
 
 from tests.mutation.mutants import Mutant, mutants
 
@@ -79,6 +86,45 @@ class _Wrong(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.mutant.tree, str(self.target.path), "exec"), module.__dict__)
 
 
+class _Reach:
+    """Writes down which tests reach each function of the module."""
+
+    def __init__(self, target: Target, where: str) -> None:
+        self.source, self.where = str(target.path), where
+        self.tests: dict[str, list[str]] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        reached: set[str] = set()
+
+        def note(frame: FrameType, event: str, _arg: object) -> None:
+            if event == "call" and frame.f_code.co_filename == self.source:
+                reached.add(frame.f_code.co_qualname.replace(".<locals>", ""))
+
+        threading.setprofile(note)
+        sys.setprofile(note)
+        try:
+            return (yield)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+            for name in reached:
+                self.tests.setdefault(name, []).append(item.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        Path(self.where).write_text(json.dumps(self.tests))
+
+
+class _Only:
+    """Leaves out all tests but these."""
+
+    def __init__(self, tests: Collection[str]) -> None:
+        self.tests = set(tests)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if item.nodeid in self.tests]
+
+
 def _prepare(target: Target) -> None:
     """Load what every mutant needs, and nothing that has the module in it."""
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
@@ -100,12 +146,14 @@ def _prepare(target: Target) -> None:
         raise RuntimeError(f"{target.module} was loaded too early to be made wrong")
 
 
-def _run(target: Target, mutant: Mutant | None, tests: tuple[str, ...], seconds: float) -> bool:
+def _run(
+    target: Target, mutant: Mutant | None, tests: tuple[str, ...], seconds: float, plugin: object | None = None
+) -> bool:
     """Return whether the tests pass in a child, and within that time."""
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
-        _child(target, mutant, tests)
+        _child(target, mutant, tests, plugin)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -117,7 +165,7 @@ def _run(target: Target, mutant: Mutant | None, tests: tuple[str, ...], seconds:
     return False
 
 
-def _child(target: Target, mutant: Mutant | None, tests: tuple[str, ...]) -> None:
+def _child(target: Target, mutant: Mutant | None, tests: tuple[str, ...], plugin: object | None) -> None:
     """Run pytest in this process and end it."""
     code = 1
     try:
@@ -128,14 +176,12 @@ def _child(target: Target, mutant: Mutant | None, tests: tuple[str, ...]) -> Non
             sys.meta_path.insert(0, _Wrong(target, mutant))
             if target.database:
                 _keep_database()
-        import pytest
-
         options = ["-x", "-q", "--tb=no", "--disable-warnings", "--assert=plain"]
         # the collections of garbage that look for unraisable exceptions would take longer than the tests
         options += [word for name in ("cacheprovider", "unraisableexception") for word in ("-p", f"no:{name}")]
         options += [word for plugin in PLUGINS[target.database] for word in ("-p", plugin)]
         options += ["--reuse-db"] if target.database else ["-o", "addopts=", "--noconftest"]
-        code = int(pytest.main([*options, *tests]))
+        code = int(pytest.main([*options, *tests], plugins=[plugin] if plugin else []))
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
@@ -153,22 +199,27 @@ def _keep_database() -> None:
     utils.setup_databases = kept
 
 
-def _run_unchanged(target: Target) -> float:
-    """See that the tests pass on the module as it is; return how many seconds that took."""
+def _run_unchanged(target: Target) -> tuple[float, dict[str, list[str]]]:
+    """See that the tests pass on the module as it is; return the seconds, and which tests reach each function."""
     began = time.monotonic()
-    for tests in filter(None, (target.first, target.then)):
-        if not _run(target, None, tests, FIRST):
-            raise SystemExit(f"{target.module}: the tests fail on the module as it is: {' '.join(tests)}")
-    return time.monotonic() - began
+    with tempfile.NamedTemporaryFile() as file:
+        for tests, plugin in ((target.first, _Reach(target, file.name)), (target.then, None)):
+            if tests and not _run(target, None, tests, FIRST, plugin):
+                raise SystemExit(f"{target.module}: the tests fail on the module as it is: {' '.join(tests)}")
+        return time.monotonic() - began, json.load(file)
 
 
 def survivors_of(target: Target, like: str = "") -> list[Mutant]:
-    """Return the mutants that no test notices, of those with `like` in their name."""
-    longest = max(LONGEST, 10 * _run_unchanged(target))
-    found = [mutant for mutant in mutants(target.path.read_text()) if like in mutant.name]
+    """Return the mutants that no test notices, of those whose name the pattern finds."""
+    took, reach = _run_unchanged(target)
+    longest = max(LONGEST, 10 * took)
+    found = [mutant for mutant in mutants(target.path.read_text()) if re.search(like, mutant.name)]
     alive, began = [], time.monotonic()
 
     def survives(mutant: Mutant) -> bool:
+        near = reach.get(mutant.name.partition(":")[0])
+        if near and not _run(target, mutant, target.first, longest, _Only(near)):
+            return False
         return all(_run(target, mutant, tests, longest) for tests in (target.first, target.then) if tests)
 
     # those with a database share one
@@ -202,7 +253,7 @@ def judge(target: Target, alive: list[Mutant]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
     parser.add_argument("modules", nargs="*", help="all of them when none is named")
-    parser.add_argument("--like", default="", help="only mutants with this in their name; nothing is compared")
+    parser.add_argument("--like", default="", help="only mutants whose name this pattern finds; nothing is compared")
     given = parser.parse_args()
     good = True
     for target in TARGETS:
