@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db import connection
+from django.db.models import F
 
 from instances import transitions
-from instances.lifecycle import Call, State, Step, Target
+from instances.lifecycle import Call, State, Step, Target, decide
 from instances.models import Instance, Leftover, Member
 from instances.transitions import Marked
 from portal.lib import bus, clock
@@ -156,9 +158,11 @@ def test_a_reboot_that_was_asked_is_forgotten_outside_active(make, step, kept):
 
 # ---- people's verbs ----
 def test_born(alice, plan, told):
-    instance = InstanceFactory(owner=alice, plan=plan, state=State.REQUESTED)
+    instance, another = (InstanceFactory(owner=alice, plan=plan, state=State.REQUESTED) for _ in range(2))
     version = instance.version
     transitions.born(instance, actor=alice)
+    another.refresh_from_db()
+    assert (another.deadline_at, another.due_at) == (None, None)
     assert rows(instance) == [("", "requested", "active", "request", "", "")]
     assert instance.transitions.get().actor == alice
     assert in_deadline(instance.deadline_at)
@@ -326,6 +330,31 @@ def test_ready_of_an_older_route_or_under_a_lease_comes_again(make):
     assert transitions.mark_ready(instance.uid) is Marked.DONE
 
 
+@pytest.mark.parametrize("state", [State.STARTING, State.UNAVAILABLE])
+def test_ready_is_said_of_one_instance(make, state):
+    instance, another = free(make, state), free(make, state)
+    assert instance.version == another.version
+    transitions.mark_ready(instance.uid)
+    instance.refresh_from_db()
+    another.refresh_from_db()
+    assert is_now(instance.ready_at)
+    assert (another.state, is_past(another.ready_at), is_past(another.due_at)) == (state, True, True)
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.UNAVAILABLE])
+def test_ready_of_a_route_that_changes_meanwhile_comes_again(make, monkeypatch, state):
+    instance = free(make, state)
+
+    def change_and_decide(*given: Any) -> Step:
+        Instance.objects.update(version=F("version") + 1)
+        return decide(*given)
+
+    monkeypatch.setattr(transitions, "decide", change_and_decide)
+    assert transitions.mark_ready(instance.uid, version=instance.version) is Marked.BUSY
+    instance.refresh_from_db()
+    assert (instance.state, is_past(instance.ready_at)) == (state, True)
+
+
 def report(instance: Instance, **answers: bool) -> Marked:
     marked = transitions.mark_answers(instance.uid, answers)
     instance.refresh_from_db()
@@ -341,10 +370,12 @@ def test_the_third_silent_report_in_a_row_makes_it_unavailable(make):
         assert is_past(instance.ready_at)
     assert report(instance) is Marked.DONE, "a service without an answer is silent"
     assert (instance.state, instance.reason, instance.ready_at) == ("unavailable", "not-answering", None)
+    version = instance.version
     assert "does not answer" in instance.detail
     assert [row[1:5] for row in rows(instance)] == [("unavailable", "active", "silent", "not-answering")]
     assert report(instance, jupyter=False) is Marked.DONE
     assert (instance.state, instance.silent_reports, len(rows(instance))) == ("unavailable", 4, 1)
+    assert instance.version == version
 
 
 def test_a_silent_one_under_a_lease_or_about_to_stop_is_left_to_the_worker(make):
@@ -353,7 +384,7 @@ def test_a_silent_one_under_a_lease_or_about_to_stop_is_left_to_the_worker(make)
     assert (instance.state, instance.ready_at) == ("active", None)
     stopping = free(make, State.ACTIVE, Target.STOPPED, silent_reports=2)
     assert report(stopping, jupyter=False) is Marked.DONE
-    assert stopping.state == "active"
+    assert (stopping.state, stopping.reason) == ("active", "held")
 
 
 def test_an_answer_ends_the_silence_and_is_due_to_be_looked_at(make):
@@ -370,9 +401,63 @@ def test_an_answer_that_says_nothing_new_writes_nothing_of_it(make):
     assert instance.services_up == {"jupyter": True}
     assert is_past(instance.ready_at)
     assert is_past(instance.due_at)
-    Instance.objects.filter(pk=instance.pk).update(silent_reports=2)
+    Instance.objects.filter(pk=instance.pk).update(silent_reports=1)
     report(instance, jupyter=True)
     assert instance.silent_reports == 0
+    place = stored_at(instance)
+    report(instance, jupyter=True)
+    assert stored_at(instance) == place, "PostgreSQL moves a row that is written"
+
+
+def stored_at(instance: Instance) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT ctid::text FROM instances_instance WHERE id = %s", [instance.pk])
+        return str(cursor.fetchone()[0])
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_report_is_on_one_instance(make, answers):
+    fields = {"silent_reports": 2, "ready_at": None, "services_up": {}}
+    instance, another = (free(make, State.ACTIVE, **fields) for _ in range(2))
+    report(instance, jupyter=answers)
+    assert instance.services_up == {"jupyter": answers}
+    another.refresh_from_db()
+    assert (another.state, another.silent_reports, another.services_up) == ("active", 2, {})
+    assert another.ready_at is None
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_report_on_what_moves_meanwhile_writes_nothing(make, monkeypatch, answers):
+    instance = free(make, State.ACTIVE, silent_reports=2, ready_at=None, services_up={})
+
+    def move_and_say(*_given: Any) -> bool:
+        Instance.objects.update(state=State.STOPPING)
+        return answers
+
+    monkeypatch.setattr(transitions, "_all_required", move_and_say)
+    report(instance, jupyter=answers)
+    assert (instance.state, instance.silent_reports, instance.services_up) == ("stopping", 2, {})
+    assert instance.ready_at is None
+
+
+def test_of_all_reports_those_that_say_something_are_taken(make, monkeypatch):
+    up, down = {"jupyter": True}, {"jupyter": False}
+    known: dict[str, Any] = {"services_up": up, "silent_reports": 0}
+    quiet = free(make, State.ACTIVE, **known)
+    silent, changed, heard, unready = (
+        free(make, State.ACTIVE, **known | other)
+        for other in ({"services_up": down}, {}, {"silent_reports": 1}, {"ready_at": None})
+    )
+    not_served, unreported = free(make, State.STARTING), free(make, State.ACTIVE)
+    taken: dict[uuid.UUID, Any] = {}
+    monkeypatch.setattr(transitions, "mark_answers", taken.__setitem__)
+    told = dict.fromkeys([quiet.uid, heard.uid, unready.uid, not_served.uid], up) | {
+        silent.uid: down,
+        changed.uid: down,
+    }
+    transitions.mark_reported(told)
+    assert taken == {silent.uid: down, changed.uid: down, heard.uid: up, unready.uid: up}
+    assert unreported.uid not in taken
 
 
 def test_only_required_services_count(make, plan):
@@ -418,13 +503,15 @@ def test_what_a_worker_holds_is_not_lost_sight_of(make):
 
 def test_an_outage_spares_a_running_deadline_and_shortens_none(make):
     soon, late, none = (
-        make(State.STARTING, deadline_at=at) for at in (clock.now(), clock.now() + timedelta(hours=1), None)
+        make(State.STARTING, deadline_at=at)
+        for at in (clock.now() + timedelta(seconds=30), clock.now() + timedelta(hours=1), None)
     )
-    for instance in (soon, late, none):
-        before = instance.deadline_at
-        transitions.spare(instance, 60)
+    for instance in (late, none):
+        before = soon.deadline_at, instance.deadline_at
+        transitions.spare(instance, 300)
+        soon.refresh_from_db()
         instance.refresh_from_db()
-        if instance is soon:
-            assert timedelta(seconds=30) < instance.deadline_at - clock.now() <= timedelta(seconds=60)
-        else:
-            assert instance.deadline_at == before
+        assert (soon.deadline_at, instance.deadline_at) == before
+    transitions.spare(soon, 300)
+    soon.refresh_from_db()
+    assert timedelta(seconds=200) < soon.deadline_at - clock.now() <= timedelta(seconds=300)
