@@ -58,7 +58,8 @@ class Withdrawal:
 
 def watch(sockets: list[socket.socket]) -> list[float]:
     """Return when each socket came to its end; raises when one stays open."""
-    poll, ends = select.epoll(), []
+    poll = select.epoll()
+    ends: list[float] = []
     for sock in sockets:
         poll.register(sock, select.EPOLLIN | select.EPOLLRDHUP)
     until = time.perf_counter() + PATIENCE
