@@ -8,6 +8,9 @@ import os
 import signal
 from collections.abc import AsyncIterator
 
+import pytest
+
+from portal.embedded import stack
 from tests.stores.browser import SESSION, Browser, until
 from tests.stores.rig import SOON, Rig, children_of
 
@@ -76,14 +79,16 @@ async def test_neither_half_of_the_web_process_outlives_the_other(rig: Rig) -> N
         await until(lambda said=said: "link up" in rig.log(rig.gateway)[said:], what="the gateway's link")
 
 
-def test_a_link_that_hangs_is_noticed(rig: Rig) -> None:
+def test_a_link_that_hangs_is_noticed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     healthy = rig.web.program.healthy
     assert healthy is not None
     assert healthy()
     (link,) = children_of(rig.web.pid)
     os.kill(link, signal.SIGSTOP)
     try:
-        assert not healthy()
+        with monkeypatch.context() as patched:
+            patched.setattr(stack, "PATIENCE", 1.0)
+            assert not healthy()
     finally:
         os.kill(link, signal.SIGCONT)
     assert healthy()
