@@ -312,10 +312,11 @@ def test_each_address_that_shows_a_page_has_its_three_states(world: World) -> No
 
 
 def gateway_answers() -> dict[str, gateway_pages.Answer]:
-    from instances.gateway.http1 import Request
+    from instances.gateway.http1 import Request, Section
 
-    asked = Request(b"GET", b"/", 1)
-    asked.fields[b"sec-fetch-dest"] = b"document"
+    section = Section()
+    section.fields[b"sec-fetch-dest"] = b"document"
+    asked = Request(b"GET", b"/", 1, section)
     assert asked.navigation
     url = "http://localhost:8000"
     return {
