@@ -7,7 +7,6 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,6 @@ import pytest
 from tests.gateway.harness import TOKEN, Harness, Wire
 from tests.gateway.processes import Front, Service, talks
 from tests.gateway.test_workers import is_gone
-
-
-@pytest.fixture
-def service(gateway: Harness) -> Iterator[Service]:
-    yield (made := Service(gateway))
-    made.close()
-
-
-@pytest.fixture
-def front(gateway: Harness, service: Service) -> Iterator[Front]:
-    with Front(gateway, GATEWAY_PROCESSES="2") as made:
-        yield made
 
 
 class Load:

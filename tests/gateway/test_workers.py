@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,18 +15,6 @@ from instances.gateway.config import CannotStart, read
 from tests.gateway.harness import Harness
 from tests.gateway.processes import Front, Service, children_of, talks
 from tests.gateway.test_link import GOOD
-
-
-@pytest.fixture
-def service(gateway: Harness) -> Iterator[Service]:
-    yield (made := Service(gateway))
-    made.close()
-
-
-@pytest.fixture
-def front(gateway: Harness, service: Service) -> Iterator[Front]:
-    with Front(gateway, GATEWAY_PROCESSES="2") as made:
-        yield made
 
 
 def is_gone(pid: int) -> bool:
