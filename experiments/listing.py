@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
 from django.db.models import BooleanField, Exists, F, Func, IntegerField, OuterRef, Q, Value
+from django.db.models.functions import Upper
 
 from experiments.models import Experiment, Instrument, Proposal
 from experiments.pids import parse_pid
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
 PAGE = 25
 MOST_WORDS = 8
 LONGEST_TEXT = 200
-#: columns that a word of the text filter is looked for in
-_TEXT_IN = (
-    "title",
-    "sample",
-    "technique",
-    "proposal__title",
-    "proposal__identifier",
-    "instrument__name",
-    "instrument__code",
-)
 SHOW = ("", "mine", "open")
 
 
@@ -97,10 +88,7 @@ class Filters:
         if self.doi:
             experiments = experiments.filter(_identified(self.doi))
         for word in self.text.split()[:MOST_WORDS]:
-            match = Q()
-            for column in _TEXT_IN:
-                match |= Q(**{f"{column}__icontains": word})
-            experiments = experiments.filter(match)
+            experiments = experiments.filter(words__contains=Upper(Value(word)))
         return experiments
 
 

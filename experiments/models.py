@@ -111,6 +111,8 @@ class Experiment(models.Model):
     released_at = models.DateTimeField(null=True, blank=True, help_text="opened by itself, before its proposal")
     team = models.ManyToManyField(Person, through="TeamMember", related_name="experiments")
     removed_at = models.DateTimeField(null=True, blank=True, help_text="vanished from the source, kept as in use")
+    #: what the text filter looks in, in capitals: written by triggers only (migration 0002)
+    words = models.TextField(db_default="", editable=False)
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(db_default=Now())
 

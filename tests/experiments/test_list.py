@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils.http import urlencode
 
-from experiments.models import Experiment
+from experiments.models import Experiment, Instrument, Proposal
 from tests.factories.auth import FacilityFactory, UserFactory, sign_in
 from tests.factories.experiments import (
     ExperimentFactory,
@@ -25,6 +26,10 @@ pytestmark = pytest.mark.django_db
 
 def ask(client: Client, **query: Any) -> Any:
     return client.get(f"/experiments?{urlencode(query)}")
+
+
+def ids(answer: Any) -> list[uuid.UUID]:
+    return [row.uid for row in answer.context["page"].rows]
 
 
 def titles(answer: Any) -> list[str]:
@@ -60,6 +65,22 @@ class TestFilters:
     def test_words_find_the_proposal_too(self, client: Client) -> None:
         run = ExperimentFactory(proposal=ProposalFactory(opened=True, identifier="p700000", title="Example data"))
         assert titles(ask(client, text="p700000")) == titles(ask(client, text="example")) == [run.title]
+
+    def test_words_follow_what_they_are_taken_from(self, client: Client) -> None:
+        run, other = an_open(title="Alpha"), an_open(title="Other")
+        for rows, columns in (
+            (Experiment.objects.filter(pk=run.pk), ("title", "sample", "technique")),
+            (Proposal.objects.filter(pk=run.proposal_id), ("title", "identifier")),
+            (Instrument.objects.filter(pk=run.instrument_id), ("name", "code")),
+        ):
+            for column in columns:
+                rows.update(**{column: "Grün"})
+                assert ids(ask(client, text="GRÜN")) == [run.uid], column
+                rows.update(**{column: "none"})
+                assert ids(ask(client, text="grün")) == [], column
+        Experiment.objects.filter(pk=run.pk).update(proposal=other.proposal, words="forged")
+        assert ids(ask(client, text=other.proposal.identifier)) == [other.uid, run.uid]
+        assert ids(ask(client, text="forged")) == []
 
     def test_the_year_is_the_facilitys(self, client: Client) -> None:
         proposal = ProposalFactory(opened=True, facility=FacilityFactory(time_zone="Asia/Tokyo"))
