@@ -234,6 +234,7 @@ def test_over_the_quota_the_form_comes_back_with_what_was_typed(
     address = from_doi(experiment.proposal.pid)
     shown = browser.get(address)
     assert "1 of 1 instance in use" in text_of(shown)
+    assert "then start" not in text_of(shown)
     data = form_data(shown) | {"name": "My own name", "experiments": [str(other.uid)]}
     response = browser.post(address, data)
     assert response.status_code == 409
