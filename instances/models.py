@@ -152,7 +152,7 @@ class Instance(models.Model):
     due_at = models.DateTimeField(null=True, blank=True, help_text="when the next look is due; null = not by itself")
     endpoints = models.JSONField(default=list, blank=True)
     ready_at = models.DateTimeField(null=True, blank=True)
-    silent_reports = models.PositiveSmallIntegerField(default=0)
+    silent_since = models.DateTimeField(null=True, blank=True, help_text="since when no gateway has heard it")
     services_up = models.JSONField(
         default=dict, blank=True, help_text="service → answers, by the gateway's last report"
     )

@@ -26,6 +26,8 @@ log = structlog.get_logger("instances.reconcile")
 PATIENCE = timedelta(seconds=15)
 #: what a provider's outage leaves of a deadline, once it answers again
 SPARE_SECONDS = 60
+#: the longest pause before another try: where the next moment may bring an answer or a turn, and where it needs people
+SOON, RARELY = timedelta(seconds=10), timedelta(seconds=30)
 LOG_LINES, LOG_CHARACTERS = 40, 6000
 _MOST_STEPS = 20
 _NOW = timedelta(0)
@@ -181,7 +183,8 @@ def _learn(instance: Instance, lease: uuid.UUID, seen: Observation) -> bool:
 
 def _blind(instance: Instance, lease: uuid.UUID, error: ProviderError) -> Wait | None:
     """The provider gave no usable answer: nothing is concluded, and an outage does not eat up a deadline."""
-    log.warning("no answer", instance=str(instance.uid), provider=instance.provider.name, error=str(error)[:500])
+    if instance.reason != "provider-unavailable":  # which is said once
+        log.warning("no answer", instance=str(instance.uid), provider=instance.provider.name, error=str(error)[:500])
     transitions.spare(instance, SPARE_SECONDS)
     step = decide_on(instance, Phase.UNKNOWN, clock.now())
     moving = instance.state in MOVING or instance.state != instance.target
@@ -283,24 +286,24 @@ def _ask(cloud: Provider, call: Call, instance: Instance) -> None:
 
 
 def _call_failed(instance: Instance, lease: uuid.UUID, call: Call, error: ProviderError) -> Wait | None:
-    """Map what a call raised: refused → error (a delete is tried for ever), no room or no answer → again later.
-
-    `last_call` is forgotten, as nobody knows whether it was heard: the next look says.
-    """
-    level = log.error if isinstance(error, Rejected) else log.warning
-    level("call not done", instance=str(instance.uid), call=call.value, code=error.code, error=str(error)[:500])
+    """Map what a call raised: refused → error (a delete is tried for ever), no room or no answer → again later."""
     known = isinstance(error, Rejected | NoCapacity)
     reason = error.code if known else "provider-unavailable"
+    if reason != instance.reason:  # one that waits for an hour says so once
+        level = log.error if isinstance(error, Rejected) else log.warning
+        level("call not done", instance=str(instance.uid), call=call.value, code=error.code, error=str(error)[:500])
     shown = str(error) if error.code == "mount-missing" else ""
     because = _because(instance, reason, shown)
     if isinstance(error, Rejected) and call is not Call.DELETE:
         step = Step(State.ERROR)
         moved = transitions.move(instance, step, event=f"{call.value}-refused", lease=lease, **because)
         return Wait(None) if moved else Wait(_NOW)
-    transitions.note(instance, lease=lease, last_call="", **because)
+    transitions.not_done(instance, lease=lease, **because)
     if error.code == "waiting-for-turn":  # its own time begins with its turn
         transitions.spare(instance, settings.INSTANCE_DEADLINE.total_seconds())
-    return Wait(timedelta(seconds=30) if isinstance(error, Rejected) else _backoff(instance))
+    elif known:
+        return Wait(RARELY if isinstance(error, Rejected) else _backoff(instance, RARELY))
+    return Wait(_backoff(instance))
 
 
 # ---- wait ----
@@ -316,6 +319,7 @@ def _pause(instance: Instance) -> timedelta:
     return timedelta(seconds=min(5.0, max(0.3, age / 4)))
 
 
-def _backoff(instance: Instance) -> timedelta:
-    age = (clock.now() - instance.state_changed_at).total_seconds()
-    return timedelta(seconds=min(10.0, max(2.0, age / 4)))
+def _backoff(instance: Instance, longest: timedelta = SOON) -> timedelta:
+    """Try again in 2 s, and ever more seldom."""
+    age = clock.now() - instance.state_changed_at
+    return min(longest, max(timedelta(seconds=2), age / 4))

@@ -78,13 +78,20 @@ def _compare(instance: Instance, seen: Observation | None, at: datetime, runner:
     if instance.called_at is not None and at <= instance.called_at:
         return
     step = reconcile.decide_on(instance, seen.phase, at)
-    if _moves(instance, step) or _tells_more(instance, seen):
+    if _moves(instance, step, at) or _tells_more(instance, seen):
         runner(instance.pk, seen)
 
 
-def _moves(instance: Instance, step: Step) -> bool:
+def _moves(instance: Instance, step: Step, at: datetime) -> bool:
     new_reason = bool(step.reason) and step.reason != instance.reason and step.state is not State.ERROR
-    return step.state != instance.state or step.call is not None or step.target is not None or new_reason
+    calls = step.call is not None and not _waits(instance, at)
+    return step.state != instance.state or calls or step.target is not None or new_reason
+
+
+def _waits(instance: Instance, at: datetime) -> bool:
+    """Whether its call was not done for a reason that a look does not remove: it is tried again in its own time."""
+    failed = not instance.last_call and instance.reason not in ("", "provider-unavailable")
+    return failed and instance.due_at is not None and instance.due_at > at
 
 
 def _tells_more(instance: Instance, seen: Observation) -> bool:

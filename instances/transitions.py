@@ -1,6 +1,6 @@
 """The only writer of an instance's state and target: one conditional UPDATE and one Transition row.
 
-Every write raises `version` and tells gateways and the members' open pages after the commit.
+Every write that shows anywhere raises `version` and tells gateways and the members' open pages after the commit.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q
+from django.db.models.functions import Coalesce
 
 from auth.models import User
 from instances import reasons
@@ -22,8 +23,12 @@ from instances.models import Instance, Leftover, Member, Transition
 from portal.lib import bus
 from portal.lib.clock import Now
 
-#: reports in a row in which a required service does not answer until it is called unavailable
-SILENT_REPORTS = 3
+#: three reports of a gateway: so long no gateway hears a required service until it is called unavailable
+SILENCE = timedelta(seconds=45)
+
+
+#: what only workers look at
+_WORKERS_OWN = frozenset({"last_call", "called_at", "missing_seen"})
 
 
 class Marked(StrEnum):
@@ -45,11 +50,13 @@ def _write(
     actor: User | None = None,
     only: Q | None = None,
     record: bool = False,
+    quiet: bool = False,
     **fields: Any,
 ) -> bool:
     """Write `fields` if state and target are still what `instance` says; return False if somebody was first.
 
-    A Transition is recorded when state or target change, or when `record` asks for it.
+    A Transition is recorded when state or target change, or when `record` asks for it. A `quiet` write is of no
+    interest to gateways and pages, and raises no version.
     """
     old, wished = State(instance.state), Target(instance.target)
     state, target = State(fields.get("state", old)), Target(fields.get("target", wished))
@@ -63,7 +70,9 @@ def _write(
         fields["deleted_at"] = Now()
     with transaction.atomic():
         rows = Instance.objects.filter(only or Q(), pk=instance.pk, state=old, target=wished)
-        if not rows.update(version=F("version") + 1, updated_at=Now(), **fields):
+        if not quiet:
+            fields |= {"version": F("version") + 1, "updated_at": Now()}
+        if not rows.update(**fields):
             return False
         if state is not old or target is not wished or record:
             Transition.objects.create(
@@ -76,9 +85,15 @@ def _write(
                 reason=fields.get("reason", ""),
                 detail=fields.get("detail", ""),
             )
-        _tell(instance)
+        if not quiet:
+            _tell(instance)
     instance.refresh_from_db()
     return True
+
+
+def _shows_nowhere(instance: Instance, fields: Mapping[str, Any]) -> bool:
+    """Whether all but a worker's own notes is as before: it only tries once more."""
+    return all(getattr(instance, name) == value for name, value in fields.items() if name not in _WORKERS_OWN)
 
 
 def _tell(instance: Instance) -> None:
@@ -167,7 +182,10 @@ def ask_reboot(instance: Instance, *, actor: User | None = None) -> bool:
 def move(
     instance: Instance, step: Step, *, event: str, lease: uuid.UUID, reason: str = "", detail: str = "", log: str = ""
 ) -> bool:
-    """Take a step under a lease; with a call in it, `called_at` becomes the time before which nothing counts."""
+    """Take a step under a lease; with a call in it, `called_at` becomes the time before which nothing counts.
+
+    The same call for the same reason shows nowhere.
+    """
     fields: dict[str, Any] = {"state": step.state, "reason": reason, "detail": detail, "log": log, "missing_seen": 0}
     if step.target is not None:
         fields["target"] = step.target
@@ -177,7 +195,14 @@ def move(
         fields["deadline_at"] = _deadline()
     if step.state in (State.STOPPED, State.DELETED, State.ERROR):
         fields |= {"ready_at": None, "services_up": {}, "endpoints": []}
-    return _write(instance, event=event, only=Q(lease_token=lease), **fields)
+    quiet = _shows_nowhere(instance, fields)
+    return _write(instance, event=event, only=Q(lease_token=lease), quiet=quiet, **fields)
+
+
+def not_done(instance: Instance, *, lease: uuid.UUID, **because: Any) -> bool:
+    """Forget the last call, as nobody knows whether it was heard; the same reason as before shows nowhere."""
+    quiet = _shows_nowhere(instance, because)
+    return _write(instance, event="note", only=Q(lease_token=lease), quiet=quiet, last_call="", **because)
 
 
 def note(instance: Instance, *, lease: uuid.UUID, **fields: Any) -> bool:
@@ -198,7 +223,7 @@ def mark_ready(uid: uuid.UUID | str, *, version: int | None = None) -> Marked:
         return Marked.BUSY
     step = decide(State(instance.state), Target(instance.target), Phase.READY)
     same_route = Q(version=instance.version)
-    seen: dict[str, Any] = {"ready_at": Now(), "silent_reports": 0}
+    seen: dict[str, Any] = {"ready_at": Now(), "silent_since": None}
     if instance.state == State.STARTING and step.call is None:
         fields = seen | {"state": step.state, "reason": "", "detail": "", "log": ""}
         done = _write(instance, event="ready", only=same_route & lease_free(), **fields)
@@ -209,13 +234,24 @@ def mark_ready(uid: uuid.UUID | str, *, version: int | None = None) -> Marked:
 
 
 def mark_reported(reported: Mapping[uuid.UUID, Mapping[str, bool]]) -> None:
-    """Take what a gateway reports of all its instances; most of it is known already, which one query says."""
+    """Take what a gateway reports of all its instances; most of it is known already, which one query says.
+
+    Several gateways may speak of the same instance: it is unavailable when for SILENCE none of them has heard it.
+    No report changes nothing.
+    """
     served = Instance.objects.filter(uid__in=reported.keys(), state__in=SERVED).select_related("plan__image")
-    for instance in served:
-        answers = reported[instance.uid]
-        known = instance.services_up == answers and not instance.silent_reports and instance.ready_at is not None
-        if not (known and _all_required(instance, answers)):
-            mark_answers(instance.uid, answers)
+    for instance in served.annotate(long_silent=_long_silent()):
+        answers = dict(reported[instance.uid])
+        silent, new = instance.silent_since is not None, instance.services_up != answers
+        if _all_required(instance, answers):
+            if new or silent or instance.ready_at is None:
+                _mark_heard(instance, answers)
+        elif new or not silent or (instance.long_silent and (instance.ready_at or instance.state == State.ACTIVE)):
+            _mark_silent(instance, answers)
+
+
+def _long_silent() -> Q:
+    return Q(silent_since__lte=Now() - SILENCE)
 
 
 def _all_required(instance: Instance, answers: Mapping[str, bool]) -> bool:
@@ -223,42 +259,25 @@ def _all_required(instance: Instance, answers: Mapping[str, bool]) -> bool:
     return all(answers.get(name, False) for name in required)
 
 
-def mark_answers(uid: uuid.UUID | str, answers: Mapping[str, bool]) -> Marked:
-    """Take a gateway's report on which services answer; a third silent one in a row makes it unavailable.
-
-    No report changes nothing.
-    """
-    instance = Instance.objects.select_related("plan__image").filter(uid=uid, state__in=SERVED).first()
-    if instance is None:
-        return Marked.GONE
-    if _all_required(instance, answers):
-        return _mark_heard(instance, answers)
-    return _mark_silent(instance, answers)
-
-
-def _mark_heard(instance: Instance, answers: Mapping[str, bool]) -> Marked:
+def _mark_heard(instance: Instance, answers: dict[str, bool]) -> None:
     rows = Instance.objects.filter(pk=instance.pk, state=instance.state)
-    rows.filter(Q(silent_reports__gt=0) | ~Q(services_up=dict(answers))).update(
-        silent_reports=0, services_up=dict(answers)
-    )
+    rows.update(silent_since=None, services_up=answers)
     # heard again: the next look, which is due now, makes it active
     rows.filter(ready_at__isnull=True).update(ready_at=Now(), due_at=Now())
-    return Marked.DONE
 
 
-def _mark_silent(instance: Instance, answers: Mapping[str, bool]) -> Marked:
+def _mark_silent(instance: Instance, answers: dict[str, bool]) -> None:
+    """Each write asks again for how long: another gateway may hear it at this moment."""
     rows = Instance.objects.filter(pk=instance.pk, state=instance.state)
-    rows.update(silent_reports=F("silent_reports") + 1, services_up=dict(answers))
-    if instance.silent_reports + 1 < SILENT_REPORTS:
-        return Marked.DONE
-    rows.update(ready_at=None)
+    rows.update(silent_since=Coalesce("silent_since", Now()), services_up=answers)
+    if not rows.filter(_long_silent()).update(ready_at=None):
+        return
     step = decide(State(instance.state), Target(instance.target), Phase.RUNNING)
     if instance.state == State.ACTIVE and step.state is State.UNAVAILABLE:
         detail = reasons.sentence(step.reason)
         fields: dict[str, Any] = {"state": step.state, "reason": step.reason, "detail": detail}
-        if not _write(instance, event="silent", only=lease_free(), **fields):
-            return Marked.BUSY
-    return Marked.DONE
+        # under a lease it is the worker's; the next report says it again
+        _write(instance, event="silent", only=lease_free() & _long_silent(), **fields)
 
 
 def lose_sight(instance: Instance) -> bool:

@@ -23,6 +23,7 @@ TIMES: dict[type[Model], tuple[str, ...]] = {
         "leased_until",
         "due_at",
         "ready_at",
+        "silent_since",
     ),
     Job: ("due_at",),
     Leftover: ("due_at",),
@@ -50,7 +51,7 @@ def listen(cloud: MemoryProvider) -> None:
         machine = cloud.machines.get(instance.ref)
         answers = machine is not None and machine.phase is Phase.RUNNING
         if instance.state in SERVED:
-            transitions.mark_answers(instance.uid, {"jupyter": answers})
+            transitions.mark_reported({instance.uid: {"jupyter": answers}})
         elif answers:
             transitions.mark_ready(instance.uid, version=instance.version)
 

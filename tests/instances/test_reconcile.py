@@ -20,6 +20,7 @@ from portal.lib import clock
 from tests.factories.auth import PersonFactory
 from tests.factories.experiments import DatasetFactory, ExperimentFactory, ProposalFactory
 from tests.factories.instances import FlavourFactory, PlanFactory
+from tests.instances.clockwork import forward
 from tests.instances.conftest import bring_up, history, settle, use_cloud
 from tests.providers import faulty
 
@@ -193,6 +194,16 @@ def test_an_outage_does_not_eat_up_the_deadline(request_one, provider):
     assert instance.state == "starting"
 
 
+def test_a_provider_that_is_away_is_logged_once_for_an_instance(request_one, provider, monkeypatch):
+    use_cloud(provider, faulty.FailsAt(options(provider), "look", ProviderUnavailable("away"), times=99))
+    logged = Mock()
+    monkeypatch.setattr(reconcile.log, "warning", logged)
+    instance = request_one()
+    for _ in range(3):
+        reconcile.run(instance.pk)
+    assert [call.args for call in logged.call_args_list] == [("no answer",)]
+
+
 def test_nonsense_is_no_answer(active, provider, alice):
     use_cloud(provider, faulty.Nonsense(options(provider)))
     services.delete(active, by=alice)
@@ -233,6 +244,87 @@ def test_who_waits_for_a_turn_does_not_run_out_of_time(request_one, provider, se
     assert instance.deadline_at > clock.now() + settings.INSTANCE_DEADLINE - timedelta(seconds=30)
     settle(instance)
     assert instance.state == "starting"
+
+
+def refused(request_one, provider, cloud, verb: str = "create") -> Instance:
+    """An instance whose start, or whose first build, the cloud has just refused."""
+    use_cloud(provider, cloud)
+    instance = request_one()
+    if verb == "start":
+        bring_up(instance)
+        services.stop(instance, by=instance.owner)
+        settle(instance)
+        services.start(instance, by=instance.owner)
+    reconcile.run(instance.pk)
+    instance.refresh_from_db()
+    return instance
+
+
+@pytest.mark.parametrize("verb", ["create", "start"])
+def test_waiting_for_room_shows_and_is_logged_once(request_one, provider, verb, monkeypatch):
+    """Hundreds may wait for hours: only their first refusal is news."""
+    cloud = faulty.FailsAt(options(provider), verb, NoCapacity("full"), times=99)
+    instance = refused(request_one, provider, cloud, verb)
+    version, seen_at = instance.version, instance.updated_at
+    told, logged = Mock(), Mock()
+    monkeypatch.setattr(transitions, "_tell", told)
+    monkeypatch.setattr(reconcile.log, "warning", logged)
+    for _ in range(5):
+        calls = instance.called_at
+        forward(31)
+        reconcile.run(instance.pk)
+        instance.refresh_from_db()
+        assert instance.called_at > calls, "it was tried again"
+        assert (instance.reason, instance.last_call) == ("no-capacity", "")
+    assert (instance.version, told.call_count, logged.call_count) == (version, 0, 0)
+    assert instance.updated_at == seen_at
+    cloud.heal()
+    settle(instance)
+    assert instance.state == "starting"
+    assert instance.version > version
+    assert told.called
+
+
+def test_a_new_reason_to_wait_shows_and_is_logged(request_one, provider, monkeypatch):
+    instance = refused(request_one, provider, faulty.FailsAt(options(provider), "create", NoCapacity("full"), times=99))
+    version = instance.version
+    busy = refusal(NoCapacity, "waiting-for-turn", "4 machines are starting just now")
+    use_cloud(provider, faulty.FailsAt(options(provider), "create", busy, times=99))
+    logged = Mock()
+    monkeypatch.setattr(reconcile.log, "warning", logged)
+    reconcile.run(instance.pk)
+    instance.refresh_from_db()
+    assert (instance.reason, instance.version, logged.call_count) == ("waiting-for-turn", version + 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "waited", "pause"),
+    [
+        (NoCapacity("full"), 0, 2),
+        (NoCapacity("full"), 60, 15),
+        (NoCapacity("full"), 600, 30),
+        (refusal(NoCapacity, "waiting-for-turn", "busy"), 600, 10),
+        (ProviderUnavailable("away"), 600, 10),
+    ],
+)
+def test_who_waits_tries_ever_more_seldom(request_one, provider, error, waited, pause):
+    instance = refused(request_one, provider, faulty.FailsAt(options(provider), "create", error, times=99))
+    Instance.objects.filter(pk=instance.pk).update(state_changed_at=clock.now() - timedelta(seconds=waited))
+    reconcile.run(instance.pk)
+    instance.refresh_from_db()
+    due = (instance.due_at - clock.now()).total_seconds()
+    assert pause - 2 < due <= pause + 1
+
+
+def test_a_sweep_does_not_hurry_who_waits_for_room(request_one, provider):
+    cloud = faulty.FailsAt(options(provider), "start", NoCapacity("full"), times=99)
+    instance = refused(request_one, provider, cloud, "start")
+    handed = Mock()
+    sweep.sweep(provider, handed)
+    assert not handed.called
+    Instance.objects.filter(pk=instance.pk).update(due_at=clock.now())
+    sweep.sweep(provider, handed)
+    assert handed.called, "its time has come"
 
 
 def test_a_refused_create_is_an_error_with_its_reason(request_one, provider):
@@ -660,25 +752,29 @@ def test_ready_after_stop_was_asked_does_not_make_it_active(instance, cloud, ali
     assert "active" not in history(instance)
 
 
-def test_three_silent_reports_make_it_unavailable_and_one_answer_brings_it_back(active, cloud):
-    for _ in range(2):
-        transitions.mark_answers(active.uid, {"jupyter": False})
-    active.refresh_from_db()
+def hear(instance, answers: bool, *, later: float = 0) -> None:
+    """Have a gateway report, so many seconds later."""
+    forward(later)
+    transitions.mark_reported({instance.uid: {"jupyter": answers}})
+    instance.refresh_from_db()
+
+
+def test_silence_makes_it_unavailable_and_one_answer_brings_it_back(active, cloud):
+    for _ in range(3):
+        hear(active, False, later=15)
     assert active.state == "active"
-    transitions.mark_answers(active.uid, {"jupyter": False})
-    active.refresh_from_db()
+    hear(active, False, later=15)
     assert (active.state, active.reason) == ("unavailable", "not-answering")
     sweep.sweep(active.provider)
     active.refresh_from_db()
     assert active.state == "unavailable"
-    transitions.mark_answers(active.uid, {"jupyter": True})
+    hear(active, True)
     settle(active, 1)
     assert (active.state, active.reason) == ("active", "")
 
 
-def test_an_answer_in_between_starts_the_count_again(active):
-    for answers in (False, False, True, False, False):
-        transitions.mark_answers(active.uid, {"jupyter": answers})
-    active.refresh_from_db()
+def test_an_answer_in_between_ends_the_silence(active):
+    for answers in (False, False, False, True, False, False, False):
+        hear(active, answers, later=15)
     assert active.state == "active"
     assert active.services_up == {"jupyter": False}

@@ -12,6 +12,7 @@ from django.db import connection
 from django.db.models import F
 
 from instances import transitions
+from instances.gateway.probes import ACTIVE_EVERY
 from instances.lifecycle import Call, State, Step, Target, decide
 from instances.models import Instance, Leftover, Member
 from instances.transitions import Marked
@@ -39,11 +40,19 @@ def make(alice, plan):
             "missing_seen": 2,
             "endpoints": [{"service": "jupyter"}],
             "services_up": {"jupyter": True},
-            "silent_reports": 1,
         }
-        times = ("state_changed_at", "updated_at", "called_at", "deadline_at", "due_at", "ready_at", "reboot_asked_at")
+        times = (
+            "silent_since",
+            "state_changed_at",
+            "updated_at",
+            "called_at",
+            "deadline_at",
+            "due_at",
+            "ready_at",
+            "reboot_asked_at",
+        )
         instance = InstanceFactory(owner=alice, plan=plan, state=state, target=target)
-        Instance.objects.filter(pk=instance.pk).update(**fields | dict.fromkeys(times, past) | more)
+        Instance.objects.filter(pk=instance.pk).update(**fields | dict.fromkeys((*times, "silent_since"), past) | more)
         instance.refresh_from_db()
         return instance
 
@@ -130,6 +139,45 @@ def test_a_row_carries_reason_and_detail(make):
     transitions.move(instance, step, event="observed", lease=LEASE, reason="vanished", detail="It is gone.", log="last")
     assert rows(instance) == [("active", "error", "active", "observed", "vanished", "It is gone.")]
     assert (instance.reason, instance.detail, instance.log) == ("vanished", "It is gone.", "last")
+
+
+SAME = {"reason": "held", "detail": "words"}
+
+
+@pytest.mark.parametrize(
+    ("call", "changed"),
+    [
+        (Call.CREATE, {}),
+        (None, {}),
+        (Call.CREATE, {"reason": "no-capacity"}),
+        (Call.CREATE, {"detail": "other words"}),
+        (Call.CREATE, {"log": "other lines"}),
+        (Call.REBOOT, {}),
+    ],
+)
+def test_a_step_that_is_only_taken_once_more_shows_nowhere(make, told, call, changed):
+    instance, another = make(State.BUILDING), make(State.BUILDING)
+    version, step = instance.version, Step(State.BUILDING, call)
+    shows = bool(changed) or call is Call.REBOOT  # which gets a deadline
+    assert transitions.move(instance, step, event="create", lease=LEASE, **SAME | {"log": "lines"} | changed) is True
+    assert (instance.version, bool(told), is_now(instance.updated_at)) == (version + shows, shows, shows)
+    assert (instance.missing_seen, is_now(instance.called_at)) == (0, call is not None)
+    assert rows(instance) == []
+    another.refresh_from_db()
+    assert (another.missing_seen, is_past(another.called_at)) == (2, True)
+
+
+@pytest.mark.parametrize(("changed", "shows"), [({}, False), ({"reason": "no-capacity"}, True), ({"detail": ""}, True)])
+def test_a_call_that_was_not_done_is_forgotten_and_a_new_reason_shows(make, told, changed, shows):
+    instance = make(State.BUILDING)
+    version = instance.version
+    assert transitions.not_done(instance, lease=LEASE, **SAME | changed) is True
+    assert (instance.last_call, instance.version, bool(told)) == ("", version + shows, shows)
+    assert {"reason": instance.reason, "detail": instance.detail} == SAME | changed
+    assert is_now(instance.updated_at) is shows
+    assert rows(instance) == []
+    assert transitions.not_done(instance, lease=uuid.UUID(int=2), reason="other", detail="") is False
+    assert instance.reason == (SAME | changed)["reason"]
 
 
 # ---- a deadline and a reboot end with what they were for ----
@@ -297,7 +345,7 @@ def test_ready_makes_a_starting_one_active(make):
     instance = free(make, State.STARTING)
     assert transitions.mark_ready(instance.uid, version=instance.version) is Marked.DONE
     instance.refresh_from_db()
-    assert (instance.state, instance.silent_reports) == ("active", 0)
+    assert (instance.state, instance.silent_since) == ("active", None)
     assert (instance.reason, instance.detail, instance.log) == ("", "", "")
     assert is_now(instance.ready_at)
     assert [row[3] for row in rows(instance)] == ["ready"]
@@ -309,7 +357,7 @@ def test_ready_where_a_call_or_a_look_comes_next_is_noted_and_due(make, state, t
     version = instance.version
     assert transitions.mark_ready(instance.uid) is Marked.DONE
     instance.refresh_from_db()
-    assert (instance.state, instance.version, instance.silent_reports) == (state, version, 0)
+    assert (instance.state, instance.version, instance.silent_since) == (state, version, None)
     assert is_now(instance.ready_at)
     assert is_now(instance.due_at)
     assert rows(instance) == []
@@ -355,58 +403,114 @@ def test_ready_of_a_route_that_changes_meanwhile_comes_again(make, monkeypatch, 
     assert (instance.state, is_past(instance.ready_at)) == (state, True)
 
 
-def report(instance: Instance, **answers: bool) -> Marked:
-    marked = transitions.mark_answers(instance.uid, answers)
+def report(instance: Instance, **answers: bool) -> None:
+    transitions.mark_reported({instance.uid: answers})
     instance.refresh_from_db()
-    return marked
 
 
-def test_the_third_silent_report_in_a_row_makes_it_unavailable(make):
-    assert transitions.SILENT_REPORTS == 3
-    instance = free(make, State.ACTIVE, silent_reports=0)
-    for silent in (1, 2):
-        assert report(instance, jupyter=False) is Marked.DONE
-        assert (instance.state, instance.silent_reports, instance.services_up) == ("active", silent, {"jupyter": False})
-        assert is_past(instance.ready_at)
-    assert report(instance) is Marked.DONE, "a service without an answer is silent"
+def ago(seconds: float) -> Any:
+    return clock.now() - timedelta(seconds=seconds)
+
+
+def test_so_long_a_service_is_silent_until_it_is_unavailable():
+    """Three reports of a gateway, which come every 15 s."""
+    assert timedelta(seconds=3 * ACTIVE_EVERY) == transitions.SILENCE
+
+
+def test_silence_for_three_periods_makes_it_unavailable(make):
+    instance = free(make, State.ACTIVE, silent_since=None)
+    report(instance, jupyter=False)
+    since = instance.silent_since
+    assert is_now(since)
+    assert (instance.state, instance.services_up, is_past(instance.ready_at)) == ("active", {"jupyter": False}, True)
+    report(instance)
+    assert (instance.state, instance.silent_since, instance.services_up) == ("active", since, {})
+    Instance.objects.filter(pk=instance.pk).update(silent_since=ago(40))
+    report(instance)
+    assert (instance.state, is_past(instance.ready_at)) == ("active", True)
+    Instance.objects.filter(pk=instance.pk).update(silent_since=ago(46))
+    report(instance)
     assert (instance.state, instance.reason, instance.ready_at) == ("unavailable", "not-answering", None)
-    version = instance.version
     assert "does not answer" in instance.detail
     assert [row[1:5] for row in rows(instance)] == [("unavailable", "active", "silent", "not-answering")]
-    assert report(instance, jupyter=False) is Marked.DONE
-    assert (instance.state, instance.silent_reports, len(rows(instance))) == ("unavailable", 4, 1)
-    assert instance.version == version
+
+
+def test_many_gateways_do_not_make_it_unavailable_sooner(make):
+    instance = free(make, State.ACTIVE, silent_since=ago(40), services_up={})
+    for answers in ({}, {"jupyter": False}) * 5:
+        report(instance, **answers)
+    assert (instance.state, is_past(instance.ready_at), rows(instance)) == ("active", True, [])
+
+
+def test_one_gateway_that_hears_it_is_enough(make):
+    instance = free(make, State.ACTIVE, silent_since=None)
+    for _ in range(8):
+        report(instance, jupyter=False)
+        report(instance, jupyter=True)
+        report(instance, jupyter=False)
+        Instance.objects.filter(pk=instance.pk).update(silent_since=F("silent_since") - timedelta(seconds=20))
+    assert (instance.state, is_past(instance.ready_at), rows(instance)) == ("active", True, [])
+
+
+def test_a_gateway_that_hears_it_at_the_last_moment_is_enough(make, monkeypatch):
+    instance = free(make, State.ACTIVE)
+
+    def hear_and_decide(*given: Any) -> Step:
+        transitions.mark_reported({instance.uid: {"jupyter": True}})
+        return decide(*given)
+
+    monkeypatch.setattr(transitions, "decide", hear_and_decide)
+    report(instance, jupyter=False)
+    assert (instance.state, instance.silent_since, rows(instance)) == ("active", None, [])
+    assert is_now(instance.ready_at)
 
 
 def test_a_silent_one_under_a_lease_or_about_to_stop_is_left_to_the_worker(make):
-    instance = make(State.ACTIVE, silent_reports=2, leased_until=clock.now() + timedelta(seconds=10))
-    assert report(instance, jupyter=False) is Marked.BUSY
+    instance = make(State.ACTIVE, leased_until=clock.now() + timedelta(seconds=10))
+    report(instance, jupyter=False)
     assert (instance.state, instance.ready_at) == ("active", None)
-    stopping = free(make, State.ACTIVE, Target.STOPPED, silent_reports=2)
-    assert report(stopping, jupyter=False) is Marked.DONE
+    Instance.objects.filter(pk=instance.pk).update(leased_until=None)
+    report(instance, jupyter=False)
+    assert instance.state == "unavailable", "the next report says it again"
+    stopping = free(make, State.ACTIVE, Target.STOPPED)
+    report(stopping, jupyter=False)
     assert (stopping.state, stopping.reason) == ("active", "held")
 
 
+def test_what_is_unavailable_for_another_reason_is_not_ready_either_when_it_is_silent(make):
+    instance = free(make, State.UNAVAILABLE, services_up={})
+    report(instance)
+    assert (instance.state, instance.reason, instance.ready_at, rows(instance)) == ("unavailable", "held", None, [])
+
+
 def test_an_answer_ends_the_silence_and_is_due_to_be_looked_at(make):
-    instance = free(make, State.UNAVAILABLE, silent_reports=3, ready_at=None, services_up={})
-    assert report(instance, jupyter=True) is Marked.DONE
-    assert (instance.silent_reports, instance.services_up) == (0, {"jupyter": True})
+    instance = free(make, State.UNAVAILABLE, ready_at=None, services_up={})
+    report(instance, jupyter=True)
+    assert (instance.silent_since, instance.services_up) == (None, {"jupyter": True})
     assert is_now(instance.ready_at)
     assert is_now(instance.due_at)
 
 
-def test_an_answer_that_says_nothing_new_writes_nothing_of_it(make):
-    instance = free(make, State.ACTIVE, silent_reports=0, services_up={"jupyter": False})
-    report(instance, jupyter=True)
-    assert instance.services_up == {"jupyter": True}
-    assert is_past(instance.ready_at)
-    assert is_past(instance.due_at)
-    Instance.objects.filter(pk=instance.pk).update(silent_reports=1)
-    report(instance, jupyter=True)
-    assert instance.silent_reports == 0
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"services_up": {"jupyter": True}, "silent_since": None},
+        {"services_up": {"jupyter": False}, "ready_at": None, "state": State.UNAVAILABLE},
+    ],
+)
+def test_a_report_that_says_nothing_new_writes_nothing(make, fields):
+    instance = free(make, State.ACTIVE)
+    Instance.objects.filter(pk=instance.pk).update(**fields)
     place = stored_at(instance)
-    report(instance, jupyter=True)
+    report(instance, **fields["services_up"])
     assert stored_at(instance) == place, "PostgreSQL moves a row that is written"
+
+
+def test_a_silence_that_is_known_and_not_long_yet_writes_nothing(make):
+    instance = free(make, State.ACTIVE, silent_since=ago(15), services_up={})
+    place = stored_at(instance)
+    report(instance)
+    assert stored_at(instance) == place
 
 
 def stored_at(instance: Instance) -> str:
@@ -415,20 +519,30 @@ def stored_at(instance: Instance) -> str:
         return str(cursor.fetchone()[0])
 
 
+@pytest.mark.parametrize("fields", [{"silent_since": None}, {"services_up": {}}, {"ready_at": None}])
+def test_an_answer_is_taken_where_anything_of_it_is_new(make, fields):
+    instance = free(make, State.ACTIVE, **{"silent_since": None, "services_up": {"jupyter": True}} | fields)
+    if fields == {"silent_since": None}:
+        Instance.objects.filter(pk=instance.pk).update(silent_since=ago(1))
+    report(instance, jupyter=True)
+    assert (instance.silent_since, instance.services_up) == (None, {"jupyter": True})
+    assert is_now(instance.ready_at) == is_now(instance.due_at) == ("ready_at" in fields)
+
+
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_report_is_on_one_instance(make, answers):
-    fields = {"silent_reports": 2, "ready_at": None, "services_up": {}}
+    fields = {"ready_at": None, "services_up": {}}
     instance, another = (free(make, State.ACTIVE, **fields) for _ in range(2))
     report(instance, jupyter=answers)
     assert instance.services_up == {"jupyter": answers}
     another.refresh_from_db()
-    assert (another.state, another.silent_reports, another.services_up) == ("active", 2, {})
+    assert (another.state, is_past(another.silent_since), another.services_up) == ("active", True, {})
     assert another.ready_at is None
 
 
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_report_on_what_moves_meanwhile_writes_nothing(make, monkeypatch, answers):
-    instance = free(make, State.ACTIVE, silent_reports=2, ready_at=None, services_up={})
+    instance = free(make, State.ACTIVE, ready_at=None, services_up={})
 
     def move_and_say(*_given: Any) -> bool:
         Instance.objects.update(state=State.STOPPING)
@@ -436,43 +550,25 @@ def test_a_report_on_what_moves_meanwhile_writes_nothing(make, monkeypatch, answ
 
     monkeypatch.setattr(transitions, "_all_required", move_and_say)
     report(instance, jupyter=answers)
-    assert (instance.state, instance.silent_reports, instance.services_up) == ("stopping", 2, {})
+    assert (instance.state, is_past(instance.silent_since), instance.services_up) == ("stopping", True, {})
     assert instance.ready_at is None
-
-
-def test_of_all_reports_those_that_say_something_are_taken(make, monkeypatch):
-    up, down = {"jupyter": True}, {"jupyter": False}
-    known: dict[str, Any] = {"services_up": up, "silent_reports": 0}
-    quiet = free(make, State.ACTIVE, **known)
-    silent, changed, heard, unready = (
-        free(make, State.ACTIVE, **known | other)
-        for other in ({"services_up": down}, {}, {"silent_reports": 1}, {"ready_at": None})
-    )
-    not_served, unreported = free(make, State.STARTING), free(make, State.ACTIVE)
-    taken: dict[uuid.UUID, Any] = {}
-    monkeypatch.setattr(transitions, "mark_answers", taken.__setitem__)
-    told = dict.fromkeys([quiet.uid, heard.uid, unready.uid, not_served.uid], up) | {
-        silent.uid: down,
-        changed.uid: down,
-    }
-    transitions.mark_reported(told)
-    assert taken == {silent.uid: down, changed.uid: down, heard.uid: up, unready.uid: up}
-    assert unreported.uid not in taken
 
 
 def test_only_required_services_count(make, plan):
     plan.image.services = [{"name": "jupyter"}, {"name": "desktop", "required": False}]
     plan.image.save()
-    instance = free(make, State.ACTIVE, silent_reports=0)
+    instance = free(make, State.ACTIVE, silent_since=None)
     report(instance, jupyter=True, desktop=False)
-    assert (instance.silent_reports, instance.services_up) == (0, {"jupyter": True, "desktop": False})
+    assert (instance.silent_since, instance.services_up) == (None, {"jupyter": True, "desktop": False})
     report(instance, desktop=True)
-    assert instance.silent_reports == 1
+    assert is_now(instance.silent_since)
 
 
 @pytest.mark.parametrize("state", [State.STARTING, State.STOPPED])
 def test_a_report_on_what_is_not_served_is_of_no_interest(make, state):
-    assert report(free(make, state), jupyter=True) is Marked.GONE
+    instance = free(make, state, services_up={})
+    report(instance, jupyter=True)
+    assert instance.services_up == {}
 
 
 # ---- a provider that gives no answer ----
