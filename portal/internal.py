@@ -16,7 +16,7 @@ import os
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import django
@@ -29,10 +29,9 @@ if not apps.ready:
 import structlog
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
-from django.db.models import F, Q
-from django.db.models.functions import Greatest
+from django.db.models import Q
 
-from instances import entry, tasks, transitions, usage
+from instances import activity, entry, tasks, transitions, usage
 from instances.lifecycle import PROBED, SERVED, State
 from instances.models import GatewaySession, Instance
 from instances.routes import row_of
@@ -169,24 +168,10 @@ def report(body: Row) -> tuple[int, Row]:
     rows = {uuid.UUID(row["instance"]): row for row in body["instances"]}
     answers = {uid: {str(name): bool(up) for name, up in row["answers"].items()} for uid, row in rows.items()}
     transitions.mark_reported(answers)
-    for uid, row in rows.items():
-        _note_activity(uid, row.get("activity"))
+    activity.note({uid: row.get("activity") or {} for uid, row in rows.items()})
     if body.get("usage"):
         usage.take(body["usage"])
     return 200, {}
-
-
-def _note_activity(uid: uuid.UUID, activity: Row | None) -> None:
-    """Note when somebody last worked: a busy kernel is work now. No word changes nothing."""
-    if not activity:
-        return
-    instances = Instance.objects.filter(uid=uid)
-    if activity.get("busy"):
-        instances.update(last_active_at=Now())
-    elif activity.get("last_active"):
-        # an instance's own clock has no say about the future
-        seen = min(datetime.fromtimestamp(float(activity["last_active"]), UTC), clock.now())
-        instances.update(last_active_at=Greatest(F("last_active_at"), seen))
 
 
 _ANSWERS: dict[str, Callable[[Row], tuple[int, Row]]] = {

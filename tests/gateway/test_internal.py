@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from auth import services
 from auth.models import Session
 from auth.roles import InstanceRole
-from instances import entry, transitions
+from instances import activity, entry, transitions
 from instances.lifecycle import State, Target
 from instances.models import GatewaySession, Instance, Member
 from instances.routes import route_of
@@ -275,11 +275,51 @@ def test_a_report_that_says_nothing_new_takes_as_many_queries_for_many_as_for_on
     assert counts == [1, 1]
 
 
-def test_three_silent_reports_make_it_unavailable(instance: Instance) -> None:
-    for _ in range(3):
-        assert ask("POST", "/report", {"instances": [{"instance": str(instance.uid), "answers": {"jupyter": False}}]})
-    instance.refresh_from_db()
-    assert instance.state == State.UNAVAILABLE
+def test_a_report_of_work_takes_as_many_queries_for_many_as_for_one(instance: Instance) -> None:
+    more = [InstanceFactory(plan=instance.plan, state=State.ACTIVE) for _ in range(19)]
+    Instance.objects.update(services_up={"jupyter": True}, ready_at=Now())
+    counts = []
+    for at, part in ((1_000.0, [instance]), (2_000.0, [instance, *more])):
+        said: list[dict[str, Any]] = [{"busy": 0, "last_active": at}, {"busy": 1}, {"busy": 0, "last_active": None}]
+        rows = [
+            {"instance": str(each.uid), "answers": {"jupyter": True}, "activity": said[number % 3]}
+            for number, each in enumerate(part)
+        ]
+        with CaptureQueriesContext(connection) as queries:
+            internal.report({"instances": rows})
+        counts.append(len(queries))
+    assert counts[1] == counts[0] <= 8, "one look at all, the time, what is known, and one locked write"
+    instances = list(Instance.objects.order_by("pk"))
+    assert instances[0].last_active_at == datetime.fromtimestamp(2_000, UTC)
+    assert all((each.last_active_at is None) is (number % 3 == 2) for number, each in enumerate(instances))
+    with CaptureQueriesContext(connection) as queries:
+        internal.report({"instances": [row for number, row in enumerate(rows) if number % 3 != 1]})
+    assert len(queries) == 3, "work that is known is not written again"
+
+
+def test_gateways_that_report_the_same_work_at_once_wait_for_each_other() -> None:
+    """Two that wrote in different orders would lock each other out."""
+    instances = [InstanceFactory(state=State.ACTIVE) for _ in range(40)]
+    orders = (instances, instances[::-1]) * 4
+
+    def say(part: list[Instance]) -> None:
+        try:
+            for at in range(1, 6):
+                activity.note({each.uid: {"last_active": 1_000.0 * at} for each in part})
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(len(orders)) as pool:
+        list(pool.map(say, orders))
+    assert set(Instance.objects.values_list("last_active_at", flat=True)) == {datetime.fromtimestamp(5_000, UTC)}
+
+
+def test_reports_of_silence_make_it_unavailable(instance: Instance) -> None:
+    for silent, state in ((0, State.ACTIVE), (40, State.ACTIVE), (50, State.UNAVAILABLE)):
+        Instance.objects.filter(silent_since__isnull=False).update(silent_since=Now() - timedelta(seconds=silent))
+        ask("POST", "/report", {"instances": [{"instance": str(instance.uid), "answers": {"jupyter": False}}]})
+        instance.refresh_from_db()
+        assert instance.state == state
 
 
 def report(instance: Instance, activity: object) -> Instance:
