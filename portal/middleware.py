@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 
 from portal import audit
-from portal.lib import postgres
+from portal.lib import hsts, postgres
 from portal.lib.errors import BadRequest, Forbidden, MethodNotAllowed
 from portal.problems import of, respond
 
@@ -41,9 +41,7 @@ class SecurityHeaders:
             "Permissions-Policy", "camera=(), microphone=(), geolocation=(), payment=(), usb=()"
         )
         if settings.SECURE_HSTS_SECONDS:
-            response.headers.setdefault(
-                "Strict-Transport-Security", f"max-age={settings.SECURE_HSTS_SECONDS}; includeSubDomains"
-            )
+            response.headers.setdefault("Strict-Transport-Security", hsts.value(settings.SECURE_HSTS_SECONDS))
         if not request.path.startswith("/static/"):
             response.headers.setdefault("Cache-Control", "private, no-store")
         return response

@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from portal import env, stores
+from portal.lib import hsts
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -178,7 +179,7 @@ PERSON_ROLES = env.words("PERSON_ROLES", "X-1003=operator" if DEMO else "")
 # ---- transport and content ----
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
-SECURE_HSTS_SECONDS = 0 if DEMO else 31_536_000
+SECURE_HSTS_SECONDS = 0 if DEMO else hsts.SECONDS
 X_FRAME_OPTIONS = "DENY"
 SECURE_HSTS_INCLUDE_SUBDOMAINS = True
 #: W001, W002: portal.middleware.SecurityHeaders sets these headers, on errors too; the gateway ends plain http

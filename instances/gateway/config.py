@@ -70,6 +70,8 @@ class Config:
     tls: tuple[Pair, ...] = ()
     redirect_listen: tuple[tuple[str, int], ...] = ()
     metrics_listen: tuple[tuple[str, int], ...] = ()
+    #: whether our own pages tell browsers to come by https only (not in the demo)
+    hsts: bool = False
     #: how many processes share the work, below a parent; 0 is this one alone
     processes: int = 0
 
@@ -205,6 +207,7 @@ def read(env: Mapping[str, str] | None = None) -> Config:
         tls=_pairs(env, parts.scheme),
         redirect_listen=_listen("GATEWAY_REDIRECT_LISTEN", redirect, demo) if redirect else (),
         metrics_listen=_private("GATEWAY_METRICS_LISTEN", metrics, demo) if metrics else (),
+        hsts=not demo,
         processes=_processes(env.get("GATEWAY_PROCESSES", "").strip()),
         limits=Limits(
             connections=int(_number(env, "GATEWAY_CONNECTIONS", default.connections)),

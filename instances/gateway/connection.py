@@ -215,7 +215,7 @@ class Client(asyncio.Protocol):
         keep = answer.keep and request is not None and request.keep_alive and not request.has_body
         keep = keep and bool(request and request.minor) and not self._gateway.draining
         head_only = request is not None and request.method == b"HEAD"
-        data = answer.render(keep=keep, head_only=head_only)
+        data = answer.render(keep=keep, head_only=head_only, strict=self._gateway.hsts)
         self.transport.write(data)
         if self.exchange is None:
             self._gateway.log_own(self, answer.status, len(data))

@@ -8,6 +8,7 @@ from html import escape
 from http import HTTPStatus
 
 from instances.gateway.http1 import Request, build
+from portal.lib import hsts
 
 _STYLE = (
     "body{font:1.1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:12vh auto;padding:0 1rem}"
@@ -21,6 +22,7 @@ _SAFE = (
     "Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n"
     "Cross-Origin-Resource-Policy: same-origin\r\n"
 ).encode()
+_HSTS = f"Strict-Transport-Security: {hsts.value(hsts.SECONDS)}\r\n".encode()
 _STATES = {
     "requested": "is waiting for its turn",
     "building": "is being built",
@@ -61,8 +63,8 @@ class Answer:
     def __init__(self, status: int, content: bytes, lines: bytes = b"", *, keep: bool = False) -> None:
         self.status, self.content, self.lines, self.keep = status, content, lines, keep
 
-    def render(self, *, keep: bool, head_only: bool) -> bytes:
-        lines = _SAFE + self.lines + b"Content-Length: %d\r\n" % len(self.content)
+    def render(self, *, keep: bool, head_only: bool, strict: bool = False) -> bytes:
+        lines = _SAFE + (_HSTS if strict else b"") + self.lines + b"Content-Length: %d\r\n" % len(self.content)
         head = build(status_line(self.status), (), lines + (b"" if keep else b"Connection: close\r\n"))
         return head if head_only else head + self.content
 

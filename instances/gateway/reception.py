@@ -152,6 +152,8 @@ class Reception:
 class Redirects:
     """Stands for the gateway on a plain address of an https portal: every page is elsewhere."""
 
+    hsts = False  # RFC 6797 §7.2: never said in the clear
+
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._sites = Sites(gateway.config.portal_host, gateway.config.apps_host, frozenset())

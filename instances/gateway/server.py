@@ -61,6 +61,7 @@ class Gateway:
         self._sites = Sites(config.portal_site, config.apps_domain, aliases)
         self._access = Access(self.sessions, self.routes, config.scheme)
         self._entry = Entry(config.portal_url, self._access, self.sessions, self.link)
+        self.hsts = config.hsts
         self._portal_origin = config.portal_url.encode()
         self._web = Target(("web",), config.web, b"", guarded=False)
         self.reception = Reception(self, doors)

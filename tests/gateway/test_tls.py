@@ -283,3 +283,35 @@ def test_many_clients_at_once_are_served_in_tls(gateway: Encrypted) -> None:
     for thread in threads:
         thread.join()
     assert statuses == [200] * 40
+
+
+# ---- by https only ----
+def test_every_page_of_ours_tells_browsers_to_come_by_https_only(authority: Authority) -> None:
+    """As the portal's own pages do; never in the clear, where anybody could say it (RFC 6797 §7.2)."""
+    with Encrypted(authority, hsts=True) as gateway:
+        gateway.instance()
+        _sid, cookie = gateway.session()
+        own = [
+            gateway.navigate("/"),  # to the portal
+            gateway.get("/"),
+            gateway.get("/", host="elsewhere.example"),
+            gateway.get("/.portal/no", Cookie=cookie),
+            gateway.get("/", method="TRACE"),
+        ]
+        assert {reply.status for reply in own} >= {303, 403, 404, 405, 421}
+        assert {reply.get("Strict-Transport-Security") for reply in own} == {"max-age=31536000; includeSubDomains"}
+        assert gateway.same_origin(cookie=cookie).get("Strict-Transport-Security") == ""
+        with Wire(socket.create_connection(("127.0.0.1", gateway.doors[1].port), timeout=10)) as plain:
+            plain.send(request("GET", "/", f"localhost:{gateway.port}"))
+            reply = plain.reply()
+        assert (reply.status, reply.get("Strict-Transport-Security")) == (308, "")
+
+
+def test_in_the_demo_nobody_is_told_to_come_by_https_only(gateway: Encrypted) -> None:
+    assert gateway.navigate("/").get("Strict-Transport-Security") == ""
+
+
+def test_outside_the_demo_https_only_is_said() -> None:
+    keys = {"GATEWAY_TOKEN": "t" * 32, "INSTANCE_KEY": "k" * 32}
+    assert not read(GOOD).hsts
+    assert read({**GOOD, **keys, "BEAMPORT_DEMO": "", "PORTAL_URL": "https://p.example", "APPS_DOMAIN": "a.net"}).hsts
