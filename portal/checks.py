@@ -11,7 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, register, run_checks
+from django.core.checks import CheckMessage, Error, Tags, Warning, register, run_checks
+
+from portal.lib import sites
 
 #: number, whether it is wrong, what is wrong, what to do
 Rule = tuple[int, bool, str, str]
@@ -24,16 +26,20 @@ _FEWEST_CHARACTERS = 10
 @register(Tags.security)
 def refuse_unsafe(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Refuse what would be unsafe; the demo may do on loopback what production may not."""
-    return _errors([*_keys(), *_places(), *(_demo() if settings.DEMO else _production())])
+    if settings.DEMO:
+        return _errors([*_keys(), *_places(), *_demo()])
+    return [*_errors([*_keys(), *_places(), *_production()]), *_near()]
 
 
 def stop_if_unsafe() -> None:
     """End this process, before it serves anybody, when a check fails."""
     as_root = os.geteuid() == 0 and not settings.DEMO
     own = (30, as_root, "This process runs as root.", "Start it as a user of its own (systemd: User=beamport).")
-    problems = [problem for problem in (*run_checks(tags=[Tags.security]), *_errors([own])) if problem.is_serious()]
+    found = [problem for problem in (*run_checks(tags=[Tags.security]), *_errors([own])) if not problem.is_silenced()]
+    problems = [problem for problem in found if problem.is_serious()]
+    if found:
+        print("Cannot start:" if problems else "Look at this:", *(problems or found), sep="\n  ", file=sys.stderr)
     if problems:
-        print("Cannot start:", *problems, sep="\n  ", file=sys.stderr)
         sys.exit(1)
 
 
@@ -59,18 +65,33 @@ def _keys() -> list[Rule]:
     ]
 
 
+def _hosts() -> tuple[str, str]:
+    """Return the portal's host and the instances' domain."""
+    return urlsplit(settings.PORTAL_URL).hostname or "", settings.APPS_DOMAIN.rsplit(":", 1)[0].lower()
+
+
 def _places() -> list[Rule]:
-    portal, apps = urlsplit(settings.PORTAL_URL).hostname or "", settings.APPS_DOMAIN.rsplit(":", 1)[0].lower()
+    portal, apps = _hosts()
     nameless = "*" in settings.ALLOWED_HOSTS or not all(settings.ALLOWED_HOSTS) or not portal
     address = "Set it to the address people type, e.g. https://portal.example."
-    parent = f".{portal}".endswith(f".{apps}")
     return [
         (3, nameless, "PORTAL_URL names no host.", address),
-        (4, parent, "Instances would share the portal's domain and cookies.", "Give APPS_DOMAIN a domain of its own."),
+        (4, sites.within(portal, apps), "Instances would share the portal's domain and cookies.",
+         "Give APPS_DOMAIN a domain of its own."),
         (13, _open(settings.STATE_DIR), "Everybody can write to the state folder.", f"chmod o-w {settings.STATE_DIR}"),
         (14, _open(settings.SECRETS_DIR, stat.S_IRWXO & ~stat.S_IXOTH), "Everybody can look into the secrets' folder.",
          f"chmod 0711 {settings.SECRETS_DIR}"),
     ]  # fmt: skip
+
+
+def _near() -> list[CheckMessage]:
+    """Warn of a sibling of the portal's host, which SameSite and the Domain of cookies do not tell from the portal."""
+    portal, apps = _hosts()
+    if sites.within(apps, portal) or sites.within(portal, apps) or not sites.same_site(portal, apps):
+        return []
+    text = f"To browsers {apps} and {portal} are one site: instances' pages can set cookies that the portal is sent."
+    hint = "Give APPS_DOMAIN a registrable domain of its own. It does no harm once it is on the Public Suffix List."
+    return [Warning(text, hint=hint, id="portal.W019")]
 
 
 def _open(folder: Path, bits: int = stat.S_IWOTH) -> bool:
@@ -86,6 +107,7 @@ def _demo() -> list[Rule]:
 
 
 def _production() -> list[Rule]:
+    portal, apps = _hosts()
     plain = not settings.PORTAL_URL.startswith("https://")
     tls = "Give the gateway a certificate or put TLS in front, or set BEAMPORT_DEMO=1 for a trial on loopback."
     issuer = not settings.OIDC_ISSUER.startswith("https://")
@@ -101,6 +123,8 @@ def _production() -> list[Rule]:
         (16, _open_redis(), "REDIS_URL reaches Redis over TCP without a password.",
          "Set requirepass in redis.conf and name it: redis://:password@host:6379/0."),
         (17, memory, "The memory provider is offered, whose machines are not real.", "Take it out of PROVIDER_KINDS."),
+        (18, sites.within(apps, portal), "APPS_DOMAIN lies below the portal's host, whose cookies instances could set.",
+         "Give it a registrable domain of its own, e.g. apps-example.org for portal.example.org."),
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from instances.gateway.upstream import Endpoint
-from portal.lib import variables
+from portal.lib import sites, variables
 
 SHORTEST_KEY = 32
 
@@ -152,8 +152,10 @@ def _refuse_unsafe(config: Config) -> None:
     keys = {"GATEWAY_TOKEN": config.token, "INSTANCE_KEY": config.instance_key.decode(errors="replace")}
     if config.scheme != "https":
         raise CannotStart("PORTAL_URL is not https. BEAMPORT_DEMO=1 permits that for a trial on loopback.")
-    if f".{portal}".endswith(f".{apps}"):
+    if sites.within(portal, apps):
         raise CannotStart(f"APPS_DOMAIN {apps} holds the portal itself. Give it a domain of its own.")
+    if sites.within(apps, portal):
+        raise CannotStart(f"APPS_DOMAIN {apps} lies below the portal's own host. Give it a domain of its own.")
     for name, key in keys.items():
         if len(key) < SHORTEST_KEY:
             raise CannotStart(f"{name} is shorter than {SHORTEST_KEY} characters: openssl rand -base64 48 makes one.")

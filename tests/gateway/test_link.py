@@ -423,6 +423,7 @@ def test_production_settings_are_taken() -> None:
         ({"PORTAL_URL": "http://portal.example"}, "PORTAL_URL is not https"),
         ({"APPS_DOMAIN": "portal.example"}, "APPS_DOMAIN"),
         ({"APPS_DOMAIN": "example:8443"}, "APPS_DOMAIN"),
+        ({"APPS_DOMAIN": "apps.portal.example"}, "APPS_DOMAIN"),
         ({"GATEWAY_TOKEN": "t" * 31}, "GATEWAY_TOKEN is shorter"),
         ({"INSTANCE_KEY": "k" * 31}, "INSTANCE_KEY is shorter"),
         ({"INSTANCE_KEY": "t" * 48}, "are the same"),

@@ -58,6 +58,8 @@ def test_safe_production_settings_pass() -> None:
         ({"APPS_DOMAIN": "portal.example"}, "portal.E004"),
         ({"APPS_DOMAIN": "portal.example:8443"}, "portal.E004"),
         ({"APPS_DOMAIN": "example"}, "portal.E004"),
+        ({"APPS_DOMAIN": "apps.portal.example"}, "portal.E018"),
+        ({"APPS_DOMAIN": "a.b.portal.example:8443"}, "portal.E018"),
         ({"DEMO": True}, "portal.E005"),
         ({"DEBUG": True}, "portal.E006"),
         ({"PORTAL_URL": "http://portal.example"}, "portal.E007"),
@@ -112,6 +114,30 @@ def test_every_refusal_says_what_to_do() -> None:
         problems = refuse_unsafe(None)
     assert len(problems) >= 4
     assert all(problem.hint and problem.msg.endswith(".") for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("portal", "apps", "near"),
+    [
+        ("portal.example.org", "apps.example.org", True),
+        ("vis.portal.example.org", "apps.example.org:8443", True),
+        ("portal.lab.ac.uk", "apps.lab.ac.uk", True),
+        ("portal.lab.ac.uk", "apps-lab.ac.uk", False),
+        ("portal.lab.fr", "apps.lab.fr", True),
+        ("portal.example.org", "apps-example.org", False),
+        ("notexample.org", "example.org", False),
+        ("10.0.0.1", "apps-example.org", False),
+    ],
+)
+def test_a_sibling_of_the_portal_is_warned_of(portal: str, apps: str, near: bool) -> None:
+    """SameSite takes both for one site, and a page may set cookies for the domain above."""
+    changes = {"PORTAL_URL": f"https://{portal}", "APPS_DOMAIN": apps, "ALLOWED_HOSTS": [portal]}
+    assert ids(**changes) == ["portal.W019"] * near
+
+
+def test_in_the_demo_instances_may_lie_below_the_portal() -> None:
+    changes = {"PORTAL_URL": "http://localhost:8000", "APPS_DOMAIN": "apps.localhost:8000"}
+    assert ids(DEMO=True, OIDC_ISSUER="http://127.0.0.1:8001", **changes) == []
 
 
 def test_the_demo_on_loopback_passes() -> None:
