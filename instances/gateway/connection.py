@@ -11,7 +11,7 @@ from instances.gateway import pages
 from instances.gateway.bodies import Refused
 from instances.gateway.headers import Tossed
 from instances.gateway.http1 import FIELD_LIMIT, HEAD_LIMIT, Request, check_first_line, head_end, parse_request
-from instances.gateway.tunnel import vanished
+from instances.gateway.tunnel import has_unread, vanished
 
 if TYPE_CHECKING:
     from instances.gateway.exchange import Exchange
@@ -148,6 +148,8 @@ class Client(asyncio.Protocol):
             self._gateway.handle(self, request)
         except Refused as refused:
             self.refuse(refused, buffer)
+        except Exception as error:
+            self.broken(error)
 
     def refuse(self, refused: Refused, start: bytes | bytearray = b"") -> None:
         """Answer a request that is not passed on, and close; its body is not read. `start` is what was sent."""
@@ -158,6 +160,14 @@ class Client(asyncio.Protocol):
         else:
             answer = pages.refusal(refused.status, str(refused), self.request)
         self.answer(answer)
+
+    def broken(self, error: BaseException) -> None:
+        """A fault of ours: it is said, never hung up on."""
+        self._gateway.log.event("error", "request failed", error=repr(error))
+        if self.exchange is not None:
+            self.exchange.fail(500)
+        else:
+            self.answer(pages.refusal(500, "something went wrong here; try it again", self.request))
 
     def hold(self, data: bytes) -> None:
         """Keep what belongs to the next request (or to a tunnel that is not open yet), and read no more."""
@@ -197,13 +207,14 @@ class Client(asyncio.Protocol):
             exchange.begin(b"")
 
     def later(self, task: asyncio.Task[None]) -> None:
-        """A decision that takes a call to the portal is under way; without one there is no answer."""
+        """A decision that takes a call to the portal is under way."""
         self._task = task
         task.add_done_callback(self._given_up)
 
     def _given_up(self, task: asyncio.Task[None]) -> None:
-        if self._task is task:
-            self.abort()
+        if self._task is task and not self.transport.is_closing():
+            self.decided()
+            self.broken(asyncio.CancelledError() if task.cancelled() else task.exception() or RuntimeError("undecided"))
 
     def decided(self) -> None:
         self._task = None
@@ -269,6 +280,17 @@ class Client(asyncio.Protocol):
         else:
             self.transport.abort()
 
+    def cut(self) -> None:
+        """End what is under way; who has had no answer yet is told to ask again."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            self.answer(pages.interrupted(self.request))
+        elif self.exchange is not None and not self.exchange.status:
+            self.exchange.fail(503)
+        else:
+            self.abort()
+
     def _log(self, exchange: Exchange, status: int) -> None:
         self._gateway.log_exchange(self, exchange, status)
 
@@ -293,10 +315,11 @@ class Client(asyncio.Protocol):
             self.transport.abort()
         elif self._seen:
             self.refuse(Refused(408, "the request did not come in time"))
-        else:
+        elif not has_unread(self.transport):
             self.transport.close()
 
     def drain(self) -> None:
-        """Close when idle; what is under way may end."""
-        if self.exchange is None and self._task is None and self.tunnel is None:
+        """Close when idle; what is under way may end, and what has come already is answered."""
+        idle = self.exchange is None and self._task is None and self.tunnel is None
+        if idle and not self._buffer and not has_unread(self.transport):
             self.transport.close()

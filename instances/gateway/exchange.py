@@ -114,7 +114,10 @@ class Exchange:
             upstream = await self._gateway.pool.connect(self._target)
         except NotConnected as error:
             self._gateway.log.event("warning", "back end not reached", error=error, request_id=self.request_id)
-            self._fail(502)
+            self.fail(502)
+            return
+        if upstream.transport.is_closing():  # it ended before anybody was there to be told
+            self.fail(502)
             return
         self._task = None
         if self._client.exchange is not self:
@@ -139,7 +142,7 @@ class Exchange:
         try:
             out, rest = self._body.feed(data)
         except Refused as refused:
-            self._fail(refused.status)
+            self.fail(refused.status)
             return
         self.received += len(data) - len(rest)
         if out:
@@ -159,7 +162,7 @@ class Exchange:
                 self._relay(data)
         except Refused as refused:
             self._gateway.log.event("warning", "response refused", error=refused, request_id=self.request_id)
-            self._fail(refused.status)
+            self.fail(refused.status)
 
     def _read_head(self, data: bytes) -> None:
         start = len(self._partial)
@@ -294,9 +297,9 @@ class Exchange:
             self._gateway.log.event(
                 "warning", "back end hung up", error=error or "no answer", request_id=self.request_id
             )
-            self._fail(502)
+            self.fail(502)
 
-    def _fail(self, status: int) -> None:
+    def fail(self, status: int) -> None:
         """End with an error; a response that has begun is cut."""
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
@@ -327,11 +330,11 @@ class Exchange:
         if self._body.done or self._client.paused:
             self._window, self._window_bytes = now, self.received
             if self._response_body is None and now - self._turn > limits.response:
-                self._fail(504)
+                self.fail(504)
             return
         self._turn = now
         if now - self._window >= limits.body_window:
             slow = self.received - self._window_bytes < limits.body_rate * limits.body_window
             self._window, self._window_bytes = now, self.received
             if slow:
-                self._fail(408)
+                self.fail(408)

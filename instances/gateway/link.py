@@ -58,7 +58,7 @@ class Link:
             try:
                 await self._follow()
                 reason = "the stream ended"
-            except (OSError, Refused, ValueError, KeyError, TimeoutError) as error:
+            except (OSError, Refused, ValueError, KeyError, TypeError, AttributeError, TimeoutError) as error:
                 reason = str(error) or type(error).__name__
             if self.up.is_set():
                 self._log.event("warning", "link lost", reason=reason)
@@ -117,6 +117,8 @@ class Link:
         if reply.status != 200:
             raise Away(f"the portal answered {reply.status}")
         answer: dict[str, Any] = json.loads(reply.content)
+        if not isinstance(answer, dict) or not all(isinstance(answer.get(key), list) for key in ("sessions", "gone")):
+            raise Away("the portal's answer cannot be read")
         return answer
 
     async def ready(self, instance: str, version: int) -> bool:

@@ -119,6 +119,13 @@ def not_answering(portal_url: str, instance: str, request: Request) -> Answer:
     )
 
 
+def interrupted(request: Request | None) -> Answer:
+    """The gateway ends, or what the request was for has ended under it."""
+    if request is None or not request.navigation:
+        return text(503, "this request was interrupted; try it again", b"Retry-After: 1\r\n")
+    return page(503, "This request was interrupted", "<p>The page opens again by itself.</p>", b"Refresh: 2\r\n")
+
+
 def portal_away() -> Answer:
     return page(
         502,

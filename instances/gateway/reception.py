@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import socket
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ _FEW_FILES = 4096
 _SPARE_FILES = 200
 #: how long a client has to say goodbye in TLS
 _TLS_GOODBYE = 3.0
+_TOO_MANY = pages.text(503, "too many connections", b"Retry-After: 5\r\n").render(keep=False, head_only=False)
 
 
 class Reception:
@@ -71,6 +73,11 @@ class Reception:
     def empty(self) -> bool:
         return not self._held
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody may still get an answer, who has only just been let in, too."""
+        return any(client.tunnel is None for client in self._held)
+
     def close(self) -> None:
         while self._listeners:
             self._listeners.pop().close()
@@ -101,6 +108,10 @@ class Reception:
         reason = self._full(address, encrypted)
         if reason:
             self._gateway.metrics.refused[reason] += 1
+            with contextlib.suppress(OSError):
+                if not encrypted:
+                    sock.send(_TOO_MANY)
+                    sock.shutdown(socket.SHUT_WR)
             sock.close()
             return
         client = Client(owner, address)

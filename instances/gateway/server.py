@@ -108,10 +108,10 @@ class Gateway:
         for client in tuple(self._clients):
             client.drain()
         until = time.monotonic() + self.config.limits.drain
-        while any(client.tunnel is None for client in self._clients) and time.monotonic() < until:
+        while self.reception.waited_for and time.monotonic() < until:
             await asyncio.sleep(0.05)
         for client in tuple(self._clients):
-            client.abort()
+            client.cut()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORD):
                 await self.probes.send_usage()
@@ -212,6 +212,7 @@ class Gateway:
         except NotSignedIn:
             client.answer(self._sign_in(request, slug))
         except Ask as ask:
+            self.registry.release(client)  # nor may the end of the session before take this request with it
             client.later(self.spawn(self._ask(client, request, slug, ask.claim)))
         except NotServed as missing:
             client.answer(self._not_served(missing.route, request))
@@ -271,10 +272,13 @@ class Gateway:
                 self._serve(client, request, grant)
         except Refused as refused:
             client.refuse(refused)
+        except Exception as error:
+            client.broken(error)
 
     def _own_path(self, client: Client, request: Request, slug: str) -> None:
         if request.target.partition(b"?")[0] != PREFIX + b"enter" or not request.navigation:
             raise Refused(404, "there is nothing here")
+        self.registry.release(client)  # it comes with a ticket: the end of a session before is no end of this
         client.later(self.spawn(self._enter(client, request, slug)))
 
     async def _enter(self, client: Client, request: Request, slug: str) -> None:
@@ -294,6 +298,8 @@ class Gateway:
             return pages.text(408, "the request did not come in time")
         if status == 400:
             return pages.text(400, "malformed request body")
+        if status == 503:
+            return pages.interrupted(request)
         if grant is None:
             return pages.portal_away()
         return pages.not_answering(self.config.portal_url, grant.route.instance, request)
@@ -334,7 +340,7 @@ class Gateway:
             return
         self.pool.drop(old.instance)
         for client in self.registry.of_instance(old.instance):
-            client.abort()
+            client.cut()
 
     async def _renew(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         try:
@@ -352,7 +358,7 @@ class Gateway:
             return
         began = time.monotonic()
         for client in clients:
-            client.abort()
+            client.cut()
 
         def closed() -> None:
             counts = self.metrics.withdrawals

@@ -213,7 +213,7 @@ class Sessions:
                         future.set_result(self._table.get(sid))
 
     async def renew_many(self, rows: list[dict[str, Any]]) -> None:
-        """One call to the portal for all of these; no answer changes nothing."""
+        """One call to the portal for all of these; no answer that can be read changes nothing."""
         try:
             answer = await self._ask(rows)
         except (OSError, TimeoutError, ValueError):

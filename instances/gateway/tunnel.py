@@ -29,8 +29,20 @@ def watch(transport: asyncio.Transport) -> None:
 
 def vanished(transport: asyncio.Transport) -> bool:
     """Whether the other side has closed, although we do not read from it and so were not told."""
+    return _polled(transport, select.POLLRDHUP)
+
+
+def has_unread(transport: asyncio.Transport) -> bool:
+    """Whether bytes, or the end, have come that we have not read yet."""
+    return _polled(transport, select.POLLIN)
+
+
+def _polled(transport: asyncio.Transport, event: int) -> bool:
+    sock = transport.get_extra_info("socket")
+    if sock is None:  # closed meanwhile
+        return False
     poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+    poll.register(sock.fileno(), event)
     return bool(poll.poll(0))
 
 
