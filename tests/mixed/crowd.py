@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import re
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 from urllib.parse import urlencode
 
 from django.middleware.csrf import _does_token_match
+from websockets.exceptions import InvalidMessage, InvalidStatus
 
 from tests.mixed.provider import Everybody
 from tests.stores.browser import SESSION, Answer, Browser, Events, form_token, until
+from tests.stores.rig import SOON
 
 #: of a person, of an instance, of an event: the number is whose it is
 #: not answered at all, as whomever
 TOO_BUSY = (502, 503)
+#: how often somebody signs out, of about a hundred things
+SIGN_OUTS = int(os.environ.get("MIXED_SIGN_OUTS", "1"))
 _MARKS = re.compile(r"mark(?:er|-|ed)(\d{4})")
 
 
@@ -31,6 +37,8 @@ class Witness:
     kinds: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
     complaints: list[str] = field(default_factory=list)
+    #: seconds from a sign-out's being sent, and from its answer, until the notebook's socket was closed
+    ends: list[tuple[float, float]] = field(default_factory=list)
     _ids: set[str] = field(default_factory=set)
     _owners: dict[str, int] = field(default_factory=dict)
 
@@ -59,8 +67,22 @@ class Witness:
         if answer.get("etag"):
             self.complain(who, kind, "a page that caches can keep")
 
+    def figures(self) -> str:
+        """How long rights outlived their end."""
+        since_sent, since_answered = (sorted(times) for times in zip(*self.ends, strict=True))
+        named = (("after it was sent", since_sent), ("after its answer", since_answered))
+        return f"{len(self.ends)} sign-outs closed a socket: " + "; ".join(
+            f"{name} p50 {at(times, 0.5):.3f}, p99 {at(times, 0.99):.3f}, longest {times[-1]:.3f} s"
+            for name, times in named
+        )
+
     def complain(self, who: Visitor, kind: str, what: str) -> None:
         self.complaints.append(f"user {who.number}, {kind}: {what}")
+
+
+def at(times: list[float], share: float) -> float:
+    """The time within which this share of all lie (they are sorted)."""
+    return times[max(ceil(share * len(times)), 1) - 1]
 
 
 class Visitor:
@@ -88,7 +110,7 @@ class Visitor:
         """One thing of many, as often as people do it."""
         acts = {
             self.look: 30, self.call: 20, self.call_by_cookie: 10, self.use: 35, self.miss: 5, self.hang_up: 11,
-            self.sign_out_and_in: 1,
+            self.sign_out_and_in: SIGN_OUTS,
         }  # fmt: skip
         (act,) = self.random.choices(list(acts), list(acts.values()))
         await act()
@@ -162,11 +184,28 @@ class Visitor:
         assert answer.status in (200, *TOO_BUSY), answer.text
         return answer.status == 200
 
+    async def sign_out(self) -> Answer:
+        """Sign out with a notebook's socket open, and see how long it outlives that."""
+        now = asyncio.get_running_loop().time
+        try:
+            socket = await self.browser.socket("/socket", self.browser.host(self.slug))
+        except (InvalidStatus, InvalidMessage, TimeoutError):  # too busy
+            return self.note("sign-out", await self.browser.post("/auth/logout/"), whole=False)
+        async with socket:
+            began = now()
+            gone = self.note("sign-out", await self.browser.post("/auth/logout/"), whole=False)
+            answered = now()
+            if gone.status == 200:
+                async with asyncio.timeout(SOON):
+                    await socket.wait_closed()
+                self.witness.ends.append((now() - began, max(now() - answered, 0.0)))
+        return gone
+
     async def sign_out_and_in(self) -> None:
         """After the answer the session is worth nothing, in the portal at once and on the instance's origin soon."""
         portal = self.browser.rig.site.host
         old = {host: dict(jar) for host, jar in self.browser.cookies.items()}
-        gone = self.note("sign-out", await self.browser.post("/auth/logout/"), whole=False)
+        gone = await self.sign_out()
         if gone.status in TOO_BUSY:
             return
         assert gone.status == 200, gone.text

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 
+from instances.gateway.tunnel import accept_of
+
 
 class Echo:
     """One instance's service on a loopback port of its own."""
@@ -23,6 +25,12 @@ class Echo:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
                 fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+                if "upgrade" in fields:
+                    key = accept_of(fields["sec-websocket-key"].encode()).decode()
+                    lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
+                    writer.write("\r\n".join([*lines, f"Sec-WebSocket-Accept: {key}", "", ""]).encode())
+                    await reader.read()
+                    break
                 answer = {"marker": self.marker, "asked": head[0].split(" ")[1], "secret": fields.get("authorization")}
                 body = json.dumps(answer).encode()
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)

@@ -1,6 +1,7 @@
 """No request is ever answered as somebody else: pages, API, events and instances, signing in and out, all mixed.
 
 MIXED_REQUESTS=20000 pytest tests/mixed --slow -m slow      the long version; figures in docs/reference/stores.md
+With MIXED_SIGN_OUTS=10 more of them sign out, each with an open socket: how long it lives on is printed.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ async def crowd(rig: Rig, provider: Everybody, *, clients: int, users: int, most
         witness.kinds["event"] += len(listener.heard())
     seconds = time.monotonic() - began
     print(f"{witness.asked - before} in {seconds:.0f} s; {dict(witness.kinds)}; {dict(witness.statuses)}")
+    if witness.ends:
+        print(witness.figures())
     return witness
 
 
