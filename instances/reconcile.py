@@ -269,6 +269,8 @@ def _call(instance: Instance, lease: uuid.UUID, cloud: Provider, call: Call) -> 
     except Exception as error:
         log.exception("call failed", instance=str(instance.uid), call=call.value)
         return _call_failed(instance, lease, call, ProviderError(str(error)))
+    if call is Call.START and instance.reason:  # why it could not be started is over
+        return None if transitions.note(instance, lease=lease, reason="", detail="") else Wait(_NOW)
     return None
 
 

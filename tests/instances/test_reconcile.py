@@ -280,7 +280,7 @@ def test_waiting_for_room_shows_and_is_logged_once(request_one, provider, verb, 
     assert instance.updated_at == seen_at
     cloud.heal()
     settle(instance)
-    assert instance.state == "starting"
+    assert (instance.state, instance.reason) == ("starting", "")
     assert instance.version > version
     assert told.called
 
