@@ -6,6 +6,7 @@ They may accept what we refuse: a gateway has to be strict. `DIFFERENT` lists wh
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ from instances.gateway.http1 import Request, Response, head_end, parse_request, 
 Fields = list[tuple[bytes, bytes]]
 #: (who, their word for it) → why theirs is no other reading but a refusal that does no harm
 DIFFERENT: dict[tuple[str, str], str] = {
-    ("llhttp", "Request has invalid `Transfer-Encoding`"): "it takes no tab behind the word; we send the word alone",
     ("h11", "Received server _SWITCH_UPGRADE event without a pending proposal"): "we ask that of the exchange instead",
 }
 
@@ -80,6 +80,11 @@ def response_of(chance: random.Random) -> bytes:
 
 
 # ---- readings ----
+#: llhttp takes a tab behind the word for a part of it, and so refuses a request and reads a response to its end;
+#: RFC 9110 §5.5 strips it, and what we send on is the word alone
+_TAB_BEHIND = re.compile(rb"(\r\ntransfer-encoding:[ \t]*chunked)[ \t]+(?=\r\n)", re.IGNORECASE)
+
+
 @dataclass
 class Reading:
     """What somebody made of a head; `ends` = the message is over when its body has come as we understand it."""
@@ -128,7 +133,7 @@ def by_llhttp(head: bytes, ours: Request | Response, method: bytes = b"") -> Rea
     upgraded = False
     try:
         try:
-            parser.feed_data(head)
+            parser.feed_data(_TAB_BEHIND.sub(rb"\1", head))
             early = heard.complete
             parser.feed_data(body_of(ours))
         except httptools.HttpParserUpgrade:
@@ -236,6 +241,7 @@ def test_what_we_accept_others_read_as_we_do(kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", ["request", "response"])
 def test_what_we_accept_of_a_million_others_read_as_we_do(kind: str) -> None:
     assert compare_many(kind, 500_000, 2)["accepted"] > 50_000
