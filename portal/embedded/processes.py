@@ -138,12 +138,18 @@ class Child:
             if self.alive():
                 return
             self.failures = 0 if now - self.since > STEADY_SECONDS else self.failures + 1
-            wait = min(LONGEST_WAIT, 0.25 * 2**self.failures)
-            self.again_at = now + wait
-            say(f"{self.name} {self.exit_text}; it starts again in {wait:.1f} s. Its log: {self.log}")
+            self.again_at = now + self._pause()
+            say(f"{self.name} {self.exit_text}; it starts again in {self._pause():.1f} s. Its log: {self.log}")
         if now >= self.again_at:
-            self.again_at = now + LONGEST_WAIT  # should this fail, too
-            self.start()
+            try:
+                self.start()
+            except (CannotStart, OSError):
+                self.failures += 1
+                self.again_at = time.monotonic() + self._pause()
+                raise
+
+    def _pause(self) -> float:
+        return min(LONGEST_WAIT, 0.25 * 2.0 ** min(self.failures, 10))
 
     def answers(self) -> bool:
         return self.alive() and (self.program.answers is None or self.program.answers())

@@ -23,7 +23,7 @@ class Watch:
 
     def __init__(self, child: Child, silence: float) -> None:
         self._child, self._silence = child, silence
-        self._well_at = 0.0
+        self._well_at = time.monotonic()  # nobody asked before, so nothing was left unanswered
         self._over = threading.Event()
         if child.program.healthy is not None:
             asking = (child.program.healthy,)
