@@ -69,7 +69,8 @@ def suite(*arguments: str, workers: str = "") -> bool:
 
 def bench() -> bool:
     """Measure on a portal of its own; the figures belong in docs/reference/performance.md."""
-    from tests.browser.conftest import free_port, start, stop
+    from tests.browser.conftest import start, stop
+    from tests.portals import free_port
 
     with tempfile.TemporaryDirectory(prefix="bpm-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
         state = Path(folder)

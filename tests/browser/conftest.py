@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-#: what the suite's own plugin set for the tests in this process, and the portal under test must not inherit
-OURS = ("BEAMPORT_STATE", "SECRET_KEY", "INSTANCE_KEY", "GATEWAY_TOKEN", "DEPLOYMENT_ID", "PORTAL_URL")
+from tests.portals import Portal, free_port, state_folder
 
 
 @dataclass
@@ -48,90 +38,34 @@ class Site:
 
 @dataclass
 class Running(Site):
-    """One that `manage.py up` started: its parent process and what it printed."""
+    """One that `manage.py up` started on this machine."""
 
-    process: subprocess.Popen[str]
-    lines: list[str]
-
-
-def free_port() -> int:
-    """Return a port that is free together with the next one (the demo provider's).
-
-    Below the range that the kernel hands out to connections by itself: set-up may take a minute before it is used.
-    """
-    for _ in range(200):
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as first, socket.socket() as second:
-            try:
-                first.bind(("127.0.0.1", port))
-                second.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no two free ports in a row")
+    portal: Portal
 
 
 def start(state: Path, port: int, seconds: float = 240) -> Running:
     """Start the portal as `make run` does and wait for its Ready line; what `make test` built is used."""
-    environment = {key: value for key, value in os.environ.items() if key not in OURS}
-    environment |= {"BEAMPORT_STATE": str(state), "PORT": str(port), "BEAMPORT_DEMO": "1"}
-    command = ["-m", "portal.embedded.bootstrap", "run"]
-    if images := os.environ.get("BEAMPORT_TEST_IMAGES"):
-        (state / "images").mkdir(mode=0o755)
-        (state / "images" / "jupyter").symlink_to(Path(images, "jupyter").resolve())
-        command = ["manage.py", "up"]
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    running = Running(
-        f"http://localhost:{port}",
-        f"http://127.0.0.1:{port + 1}",
-        f"apps.localhost:{port}",
-        port,
-        state,
-        state,
-        state / "data",
-        process,
-        [],
-    )
-
-    def collect() -> None:
-        assert process.stdout is not None
-        running.lines.extend(line.rstrip() for line in process.stdout)
-
-    threading.Thread(target=collect, daemon=True).start()
-    until = time.monotonic() + seconds
-    while not any(line.startswith("Ready:") for line in running.lines):
-        if process.poll() is not None or time.monotonic() > until:
-            stop(running)
-            raise RuntimeError("the portal did not start:\n" + "\n".join(running.lines[-60:]))
-        time.sleep(0.1)
+    portal = Portal(state, port)
+    url, issuer = f"http://localhost:{port}", f"http://127.0.0.1:{port + 1}"
+    running = Running(url, issuer, f"apps.localhost:{port}", port, state, state, state / "data", portal)
+    try:
+        portal.up(seconds)
+    except AssertionError:
+        stop(running)
+        raise
     return running
 
 
 def stop(running: Running) -> None:
-    if running.process.poll() is None:
-        running.process.send_signal(signal.SIGINT)
-        try:
-            running.process.wait(40)
-        except subprocess.TimeoutExpired:
-            running.process.kill()
+    running.portal.end()
 
 
 @pytest.fixture(scope="session")
 def running() -> Iterator[Running]:
-    state = Path(tempfile.mkdtemp(prefix="bpb-", dir="/var/tmp"))
-    state.chmod(0o711)
-    portal = start(state, free_port())
-    yield portal
-    stop(portal)
-    shutil.rmtree(state, ignore_errors=True)
+    with state_folder("bpb-") as state:
+        portal = start(state, free_port())
+        yield portal
+        stop(portal)
 
 
 CHROMIUM_ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from portal.lib.interpreters import choose
-from tests.browser.conftest import free_port
+from tests.portals import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PLAIN = 65_533

@@ -15,6 +15,7 @@ import pytest
 from portal.embedded import processes, watch
 from portal.embedded.people import CannotStart, ourselves
 from portal.embedded.processes import Child, Program, started_at
+from tests.portals import until
 
 SLEEP = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
 DEAF = [
@@ -39,13 +40,6 @@ def make(folder: Path, argv: list[str], children: list[Child], **options: object
     child = Child(program, folder, folder)
     children.append(child)
     return child
-
-
-def until(what: object, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not what():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_output_goes_to_a_log_that_only_we_read(tmp_path: Path, children: list[Child]) -> None:
@@ -98,6 +92,29 @@ def test_a_child_that_died_starts_again_later_each_time(
     assert "thing ended with 3; it starts again in 0.5 s" in said[0]
 
 
+def test_a_start_that_fails_is_tried_again_soon_however_long_it_goes_on(
+    tmp_path: Path, children: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL is refused for a moment while the dead one's backends still have its memory."""
+
+    def refused() -> None:
+        raise CannotStart("not yet")
+
+    clock = [1000.0]
+    monkeypatch.setattr(processes.time, "monotonic", lambda: clock[0])
+    child = make(tmp_path, SLEEP, children)
+    monkeypatch.setattr(child, "start", refused)
+    waits = []
+    child.again_at = clock[0]
+    for _ in range(1100):
+        clock[0] = child.again_at
+        with pytest.raises(CannotStart):
+            child.keep(lambda _text: None)
+        waits.append(child.again_at - clock[0])
+    assert waits[:4] == [0.5, 1.0, 2.0, 4.0]
+    assert waits[-1] == processes.LONGEST_WAIT
+
+
 def test_a_child_that_was_steady_starts_again_at_once(
     tmp_path: Path, children: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +165,22 @@ def test_one_that_lives_but_answers_no_more_is_ended_and_started_again(
         assert len(said) == 1
         assert "thing has not answered for 1 s; it is ended" in said[0]
         until(lambda: child.keep(said.append) or child.pid != first)
+        assert child.alive()
+    finally:
+        guard.end()
+
+
+def test_one_that_was_not_asked_yet_is_not_taken_for_silent(
+    tmp_path: Path, children: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first start may take minutes before anybody looks after those that were started first."""
+    monkeypatch.setattr(watch, "EVERY", 600)
+    child = make(tmp_path, SLEEP, children, healthy=lambda: True)
+    child.start()
+    child.since -= 300
+    guard = watch.Watch(child, 60.0)
+    try:
+        guard.check(lambda text: pytest.fail(text))
         assert child.alive()
     finally:
         guard.end()

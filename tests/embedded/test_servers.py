@@ -16,7 +16,7 @@ import pytest
 from portal.embedded.people import CannotStart, portal_person
 from portal.embedded.processes import started_at
 from portal.embedded.servers import Postgres
-from tests.embedded.test_up import until
+from tests.portals import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NAMELESS = 65_533

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.embedded.test_up import ROOT, Portal, environment, portal
+from tests.portals import ROOT, Portal, environment, running
 
-__all__ = ["portal"]
 ROUNDS = 40
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def portal() -> Iterator[Portal]:
+    with running("bpu-") as made:
+        yield made
 
 
 def sandboxes(portal: Portal) -> list[int]:

@@ -2,130 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from portal.embedded.people import Ids, gateway_person, portal_person
+from portal.embedded.people import gateway_person, portal_person
 from portal.embedded.processes import started_at
 from portal.embedded.up import ssh_line
-from tests.browser.conftest import OURS, free_port
+from tests.portals import ROOT, Portal, environment, running, until
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SSH = "192.0.2.7 50000 192.0.2.1 22"
 CHILDREN = ("gateway", "identity", "redis", "supervisor", "web", "worker")
 
 pytestmark = pytest.mark.timeout(300)
 
 
-def until(what: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-
-
-def environment(state: Path, port: int, **more: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key not in OURS}
-    return kept | {"BEAMPORT_STATE": str(state), "BEAMPORT_DEMO": "1", "PORT": str(port)} | more
-
-
-@dataclass
-class Portal:
-    """A state folder with the parents that were started on it."""
-
-    state: Path
-    port: int
-    parent: subprocess.Popen[str] | None = None
-    lines: list[str] = field(default_factory=list)
-    #: seconds of silence after which a child counts as hung
-    silence: int = 20
-    #: somebody else who starts it
-    ids: Ids = field(default_factory=Ids)
-
-    def up(self) -> None:
-        self.lines = []
-        self.parent = subprocess.Popen(
-            [sys.executable, str(ROOT / "manage.py"), "up"],
-            env=environment(
-                self.state,
-                self.port,
-                SSH_CONNECTION="192.0.2.7 50000 192.0.2.1 22",
-                UP_SILENCE_SECONDS=str(self.silence),
-            ),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            **self.ids,
-        )
-        threading.Thread(target=self._collect, args=(self.parent, self.lines), daemon=True).start()
-        until(lambda: self.said("Ready:") or (self.parent and self.parent.poll() is not None), 240)
-        assert self.said("Ready:"), "\n".join(self.lines)
-
-    @staticmethod
-    def _collect(parent: subprocess.Popen[str], lines: list[str]) -> None:
-        assert parent.stdout is not None
-        lines.extend(line.rstrip() for line in parent.stdout)
-
-    def said(self, words: str) -> bool:
-        return any(words in line for line in self.lines)
-
-    def pid(self, name: str) -> int:
-        return int((self.state / "run" / f"{name}.pid").read_text().split()[0])
-
-    def get(self, path: str, port: int | None = None, host: str = "localhost") -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=10)
-        try:
-            connection.request("GET", path, headers={"Host": f"{host}:{port or self.port}"})
-            return connection.getresponse().status
-        except OSError:
-            return 0
-        finally:
-            connection.close()
-
-    def processes(self) -> list[int]:
-        """Everything that was started on this state folder, whoever is its parent now."""
-        found = []
-        marker = f"BEAMPORT_STATE={self.state}\0".encode()
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                words = (process / "environ").read_bytes() + b"\0" + (process / "cmdline").read_bytes()
-                if marker in words or f"{self.state}/".encode() in words:
-                    found.append(int(process.name))
-        return [pid for pid in found if pid != os.getpid() and started_at(pid) is not None]
-
-
 @pytest.fixture(scope="module")
 def portal() -> Iterator[Portal]:
-    state = Path(tempfile.mkdtemp(prefix="bpu-", dir="/var/tmp"))
-    state.chmod(0o711)
-    if images := os.environ.get("BEAMPORT_TEST_IMAGES"):  # built once by `make test`
-        (state / "images").mkdir(mode=0o755)
-        (state / "images" / "jupyter").symlink_to(Path(images, "jupyter").resolve())
-    made = Portal(state, free_port())
-    made.up()
-    yield made
-    if made.parent and made.parent.poll() is None:
-        made.parent.send_signal(signal.SIGTERM)
-        made.parent.wait(90)
-    for pid in made.processes():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(state, ignore_errors=True)
+    with running("bpu-", SSH_CONNECTION=SSH, UP_SILENCE_SECONDS="20") as made:
+        yield made
 
 
 def test_it_is_ready_through_the_gateway_and_says_how_to_come_in(portal: Portal) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,19 +19,16 @@ from pathlib import Path
 import pytest
 
 from portal.embedded.people import portal_person
-from tests.browser.conftest import OURS, free_port
-from tests.embedded.test_up import ROOT, until
 from tests.gateway.authority import Authority
+from tests.portals import OURS, ROOT, free_port, state_folder, until
 
 pytestmark = pytest.mark.timeout(200)
 
 
 @pytest.fixture
 def state() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="bpo-", dir="/var/tmp"))
-    folder.chmod(0o711)
-    yield folder
-    shutil.rmtree(folder)
+    with state_folder("bpo-") as folder:
+        yield folder
 
 
 def environment(state: Path, port: int) -> dict[str, str]:

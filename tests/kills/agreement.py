@@ -14,19 +14,18 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from portal.embedded.processes import started_at
-from tests.kills.site import Site
+from instances.providers.local.processes import program
+from tests.kills.site import GATEWAYS, Site, children
 
-#: how each child's command can be told, whoever is its parent
-CHILDREN = {
-    "gateway": "instances.gateway",
-    "web": "portal.serve",
-    "worker": "portal.celery",
-    "supervisor": "instances.providers.local.supervisor",
-    "identity": "server.mjs",
-    "redis": "redis-server",
+#: how the command of each part's processes can be told, whoever is their parent, and how many are below its first
+PARTS = {
+    "gateway": ("instances.gateway", GATEWAYS),
+    "web": ("portal.serve", 1),
+    "worker": ("portal.celery", 0),
+    "supervisor": ("instances.providers.local.supervisor", 0),
+    "identity": ("server.mjs", 0),
+    "redis": ("redis-server", 0),
 }
-RUNS = ("active", "unavailable")
 
 
 def agree(site: Site, seconds: float = 180) -> None:
@@ -53,7 +52,7 @@ def disagreements(site: Site) -> list[str]:
         *(what for name, pids in running.items() for what in _sandbox(site, name, pids)),
         *_groups(site, set(running)),
         *_uids(site),
-        *_children(site, len(running)),
+        *_processes(site, len(running)),
     ]
 
 
@@ -111,13 +110,18 @@ def _sandbox(site: Site, name: str, pids: set[int]) -> list[str]:
     ]
 
 
+def groups(site: Site) -> list[Path]:
+    """Return the folders of the machines' cgroups; none for a plain user, to whom nobody has given any."""
+    place = f"beamport-{hashlib.sha256(os.fsencode(site.state)).hexdigest()[:8]}"
+    return [*Path("/sys/fs/cgroup").glob(place), *Path("/sys/fs/cgroup").glob(f"*/{place}")]
+
+
 def _groups(site: Site, running: set[str]) -> list[str]:
     """Compare cgroups and folders of sockets with what runs."""
-    place = f"beamport-{hashlib.sha256(os.fsencode(site.state)).hexdigest()[:8]}"
     trouble = []
-    for parent in (*Path("/sys/fs/cgroup").glob(place), *Path("/sys/fs/cgroup").glob(f"*/{place}")):
-        groups = {path.name for path in parent.iterdir() if path.is_dir() and path.name != "supervisor"}
-        trouble += [f"cgroup and processes disagree in {parent}: {groups ^ running}"] * (groups != running)
+    for parent in groups(site):
+        found = {path.name for path in parent.iterdir() if path.is_dir() and path.name != "supervisor"}
+        trouble += [f"cgroup and processes disagree in {parent}: {found ^ running}"] * (found != running)
     sockets = {path.parent.name for path in (site.state / "local").glob("*/run")}
     return trouble + [f"sockets of what does not run: {sockets - running}"] * bool(sockets - running)
 
@@ -140,20 +144,33 @@ def _uids(site: Site) -> list[str]:
     return trouble + ["a uid may be given twice"] * (max(owners, default=0) >= kept["next"])
 
 
-def _children(site: Site, machines: int) -> list[str]:
-    """Each of the portal's processes is there once, and is the one that its pid file names."""
-    words = {}
-    for pid in site.processes():
-        with contextlib.suppress(OSError):
-            if os.getsid(pid) == pid:
-                words[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    trouble = []
-    for name, telling in CHILDREN.items():
-        found = [pid for pid, line in words.items() if telling in line]
-        if found != [site.pid(name)]:
-            trouble.append(f"{name} runs as {found}, its pid file says {site.pid(name)}")
-    if started_at(site.pid("postgres")) is None:
-        trouble.append("postgres does not run")
-    below = Path(f"/proc/{site.pid('supervisor')}/task/{site.pid('supervisor')}/children").read_text().split()
-    outer = [pid for pid in below if Path(f"/proc/{pid}/comm").read_text().strip() == "bwrap"]
-    return trouble + [f"{len(outer)} sandboxes for {machines} machines that run"] * (len(outer) != machines)
+def _processes(site: Site, machines: int) -> list[str]:
+    """Each part's processes are there once, below the one that its pid file names; nobody else is there."""
+    try:
+        first = {name: site.pid(name) for name in (*PARTS, "postgres", "up")}
+        expected = {name: {first[name], *children(first[name])[:below]} for name, (_, below) in PARTS.items()}
+        sandboxes = sum(program(pid) == "bwrap" for pid in children(first["supervisor"]))
+    except (OSError, ValueError, IndexError) as error:
+        return [f"a part of the portal is not there: {error}"]
+    lines = {pid: _command(pid) for pid in site.processes()}
+    trouble = [f"{sandboxes} sandboxes for {machines} machines that run"] * (sandboxes != machines)
+    for name, (telling, below) in PARTS.items():
+        found = {pid for pid, line in lines.items() if telling in line}
+        if found != expected[name] or len(found) != 1 + below:
+            trouble.append(f"{name} runs as {found}, expected {expected[name]}")
+    return trouble + [f"left over: {pid} {line}" for pid, line in lines.items() if not _belongs(pid, {*first.values()})]
+
+
+def _belongs(pid: int, first: set[int]) -> bool:
+    """Whether a process is one of these, in the session of one, or its child; one that is gone is nobody's trouble."""
+    try:
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return pid in first or parent in first or os.getsid(pid) in first
+    except OSError:
+        return True
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""

@@ -1,4 +1,4 @@
-"""One portal for each worker of the suite, and a line of instances for each file that kills something."""
+"""One portal for each worker of the suite, and one line of instances for all files that kill something."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kills.agreement import agree
-from tests.kills.matrix import Line, seed
+from tests.kills.matrix import Line, lined
 from tests.kills.site import Site, site
 
 
@@ -17,9 +16,7 @@ def portal() -> Iterator[Site]:
         yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def line(portal: Site) -> Iterator[Line]:
-    line = Line.begin(portal, seed())
-    yield line
-    line.account.delete_all()
-    agree(portal)
+    with lined(portal) as line:
+        yield line

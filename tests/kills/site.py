@@ -6,12 +6,9 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -24,13 +21,23 @@ import psycopg
 from websockets.exceptions import WebSocketException
 
 from portal.embedded.people import Ids
-from tests.browser.conftest import free_port
-from tests.embedded.test_up import ROOT, Portal, environment
+from tests.portals import ROOT, Portal, environment, free_port, state_folder
 from tests.providers.local.notebook import Jupyter, Kernel
 from tests.providers.local.test_limits import small_disk
 
 #: how long a page or an answer of the API may take on a machine that is busy with a fault
 PATIENCE = 30.0
+
+
+#: processes below the gateway's parent
+GATEWAYS = 2
+#: processes without a pid file, and whose child each is
+BELOW = {"link": "web", "gateway-process": "gateway"}
+
+
+def children(pid: int) -> list[int]:
+    """Return a process's children, the oldest first."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 class Away(Exception):
@@ -64,6 +71,8 @@ class Site(Portal):
             return self.parent.pid
         if name == "postgres":
             return int((self.state / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        if name in BELOW:
+            return children(super().pid(BELOW[name]))[0]
         return super().pid(name)
 
     def exchange(self, method: str, host: str, path: str, body: bytes | None, **fields: str) -> Answer:
@@ -233,35 +242,17 @@ class Witness:
 @contextmanager
 def site(*, disk: str = "", uid: int | None = None) -> Iterator[Site]:
     """Start a portal on a state folder of its own, as somebody else or on a small disk; nothing is left at the end."""
-    state = Path(tempfile.mkdtemp(prefix="bpk-", dir="/var/tmp"))
     ids = Ids() if uid is None else Ids(user=uid, group=uid, extra_groups=[])
-    made = Site(state, free_port(), silence=30, ids=ids)
-    try:
+    variables = {"UP_SILENCE_SECONDS": "30", "GATEWAY_PROCESSES": str(GATEWAYS)}
+    with state_folder("bpk-") as state:
+        made = Site(state, free_port(), variables=variables, ids=ids)
         with small_disk(state, disk) if disk else contextlib.nullcontext():
-            _lay(state, uid)
+            if uid is not None:
+                made.borrow()
+                for path in (state, *state.rglob("*")):
+                    os.chown(path, uid, uid, follow_symlinks=False)
             try:
                 made.up()
                 yield made
             finally:
-                _end(made)
-    finally:
-        shutil.rmtree(state, ignore_errors=True)
-
-
-def _lay(state: Path, uid: int | None) -> None:
-    state.chmod(0o711)
-    if images := os.environ.get("BEAMPORT_TEST_IMAGES"):
-        (state / "images").mkdir(mode=0o755)
-        (state / "images" / "jupyter").symlink_to(Path(images, "jupyter").resolve())
-    if uid is not None:
-        for path in (state, *state.rglob("*")):
-            os.chown(path, uid, uid, follow_symlinks=False)
-
-
-def _end(made: Site) -> None:
-    if made.parent and made.parent.poll() is None:
-        made.parent.send_signal(signal.SIGTERM)
-        made.parent.wait(90)
-    for pid in made.processes():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+                made.end()

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 def test_fifty_instances_start_stop_and_vanish_without_a_trace(portal: Site) -> None:
     account = portal.account("fifty", MANY)
-    before = set(portal.processes())
+    before, folders = set(portal.processes()), _machines(portal)
     portal.rows(f"UPDATE instances_flavour SET memory = {256 * MIB} WHERE name = 'small'")
     try:
         made = _all_at_once(account)
@@ -37,8 +37,12 @@ def test_fifty_instances_start_stop_and_vanish_without_a_trace(portal: Site) -> 
     finally:
         portal.rows(f"UPDATE instances_flavour SET memory = {1024 * MIB} WHERE name = 'small'")
         _timed("all deleted", lambda: [account.delete_all(), agree(portal, 300)])
-    assert not [path for path in (portal.state / "local").iterdir() if path.is_dir()]
+    assert _machines(portal) == folders
     assert len(portal.processes()) <= len(before) + 2  # of PostgreSQL's, which come and go
+
+
+def _machines(portal: Site) -> set[str]:
+    return {path.name for path in (portal.state / "local").iterdir() if path.is_dir()}
 
 
 def _all_at_once(account: Account) -> list[uuid.UUID]:

@@ -13,11 +13,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.embedded.test_up import until
 from tests.kills.agreement import agree
 from tests.kills.site import Account, Away, Site, Witness, site
+from tests.portals import until
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300, func_only=True)]
 
 SIZE = "4g"
 

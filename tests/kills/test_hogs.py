@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.embedded.test_up import until
 from tests.kills.agreement import agree
 from tests.kills.neighbour import Neighbour
 from tests.kills.site import Account, Site, Witness
+from tests.portals import until
 from tests.providers.local.notebook import Kernel
 from tests.providers.local.test_limits import HOG, HOGS, STORM, small_disk
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300, func_only=True)]
 
 SPIN = "import os\nfor _ in range(7): os.fork()\nwhile True: pass"
 FILES = """

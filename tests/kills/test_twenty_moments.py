@@ -1,41 +1,34 @@
-"""The kill matrix in full: each process at KILLS_ROUNDS (20) random moments of all five verbs. An hour and a half."""
+"""The kill matrix in full: each process at KILLS_ROUNDS (20) random moments of each verb; one portal for all.
+
+In parts: KILLS_VICTIMS="web worker" takes some processes, KILLS_VERBS="stop delete" some verbs, and KILLS_RECORD=file
+keeps what is done, so that the same command goes on where it was ended.
+"""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 
 import pytest
 
-from tests.kills.matrix import VERBS, WANTED, Line
+from tests.kills.matrix import VERBS, VICTIMS, Line, expect
+from tests.kills.record import Record
 
 ROUNDS = int(os.environ.get("KILLS_ROUNDS", "20"))
-VICTIMS = os.environ.get("KILLS_VICTIMS", "web worker redis postgres gateway supervisor up").split()
+KILLED = os.environ.get("KILLS_VICTIMS", " ".join(VICTIMS)).split()
+CHOSEN = os.environ.get("KILLS_VERBS", " ".join(VERBS)).split()
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
-
-
-def test_twenty_moments_of_each_process_and_each_verb(line: Line) -> None:
-    became: Counter[tuple[str, str, str]] = Counter()
-    for number in range(ROUNDS):
-        for victim in VICTIMS:
-            outcome = line.round(victim)
-            became.update((victim, verb, outcome[verb]) for verb in VERBS)
-            _look_after(line, victim, outcome)
-            print(f"{number + 1} of {ROUNDS}: {victim} {outcome}", flush=True)
-    for (victim, verb, what), times in sorted(became.items()):
-        print(f"{victim:10} {verb:8} {what:32} {times}")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * 3600)]
 
 
-def _look_after(line: Line, victim: str, outcome: dict[str, str]) -> None:
-    """See what a kill did to the verbs and to the witness's notebook, and make ready for the next."""
-    if victim == "supervisor":
-        stopped = "stopped supervisor-restarted"
-        assert all(what in (WANTED[verb], stopped) for verb, what in outcome.items()), outcome
-        line.mend()
-        return
-    assert outcome == WANTED, victim
-    if victim in ("gateway", "up"):
-        line.witness.comes_back()
-    else:
-        assert line.witness.answers()
+@pytest.fixture(scope="module")
+def record() -> Record:
+    return Record.read(os.environ.get("KILLS_RECORD", ""))
+
+
+@pytest.mark.parametrize("victim", KILLED)
+def test_twenty_moments_of_each_verb(line: Line, record: Record, victim: str) -> None:
+    while verbs := record.wanting(victim, CHOSEN, ROUNDS):
+        record.add(victim, line.round(victim, verbs))
+    print("\n" + "\n".join(record.lines(victim)), flush=True)
+    for became in record.of(victim):
+        expect(victim, became)

@@ -23,7 +23,7 @@ from portal.embedded.people import gateway_person, ourselves, portal_person
 from portal.embedded.processes import Child
 from portal.embedded.stack import Stack
 from portal.embedded.state import ROOT, State
-from tests.browser.conftest import free_port
+from tests.portals import free_port
 
 #: a generous deadline for what should take a moment
 SOON = 30.0
