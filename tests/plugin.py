@@ -60,8 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _cannot_run(item: pytest.Item) -> str:
-    if item.get_closest_marker("root") and os.geteuid() != 0:
-        return "needs root"
+    if (root := item.get_closest_marker("root")) and os.geteuid() != 0:
+        return ": ".join(["needs root", *root.args])
     if item.get_closest_marker("browser") and not shutil.which("chromium"):
         return "needs Chromium: apt-get install chromium"
     return ""

@@ -26,7 +26,11 @@ from tests.kills.test_kills_of_what_carries_it import (  # noqa: F401
 )
 from tests.providers.local.conftest import PLAIN
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300, func_only=True)]
+pytestmark = [
+    pytest.mark.root("it starts a portal as somebody else"),
+    pytest.mark.slow,
+    pytest.mark.timeout(300, func_only=True),
+]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.kills.agreement import agree
 from tests.kills.site import Account, Away, Site, Witness, site
 from tests.portals import until
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300, func_only=True)]
+pytestmark = [pytest.mark.root("it mounts a disk"), pytest.mark.slow, pytest.mark.timeout(300, func_only=True)]
 
 SIZE = "4g"
 

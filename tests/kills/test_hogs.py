@@ -17,7 +17,7 @@ from tests.portals import until
 from tests.providers.local.notebook import Kernel
 from tests.providers.local.test_limits import HOG, HOGS, STORM, small_disk
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300, func_only=True)]
+pytestmark = [pytest.mark.root("it is about limits by cgroup"), pytest.mark.timeout(300, func_only=True)]
 
 SPIN = "import os\nfor _ in range(7): os.fork()\nwhile True: pass"
 FILES = """
