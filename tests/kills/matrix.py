@@ -13,10 +13,10 @@ import random
 import re
 import signal
 import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -69,9 +69,12 @@ class Line:
         self._look_at_witness(victim)
         agree(self.account.site)
         became = {verb: self._became(given[verb]) for verb in verbs}
-        self.alive = [*(instance for instance in (*self.alive, given.get("create")) if self._lives(instance))]
+        self.alive = [instance for instance in (*self.alive, given.get("create")) if instance and self._lives(instance)]
         self._expect_no_more_than_there_should_be()
-        print(f"{victim}: {became} in {begun - began:.1f} + {killed - begun:.1f} + {time.monotonic() - killed:.1f} s")
+        print(
+            f"{victim}: {became} in {begun - began:.1f} + {killed - begun:.1f} + {time.monotonic() - killed:.1f} s",
+            flush=True,
+        )
         return became
 
     def ready(self, verbs: Sequence[str]) -> dict[str, uuid.UUID]:
@@ -105,14 +108,12 @@ class Line:
     def _kill_amid(self, victim: str, spent: dict[str, float], given: dict[str, uuid.UUID]) -> None:
         """Kill it when each verb has spent so many seconds; return when all are answered and it is there again."""
         first = max(spent.values())
-        threads = [threading.Thread(target=self._ask, args=(verb, first - long, given)) for verb, long in spent.items()]
-        for thread in threads:
-            thread.start()
-        time.sleep(first)
-        kill(self.account.site, victim)
-        for thread in threads:
-            thread.join(120)
-        assert given.keys() == spent.keys(), "a verb was never answered"
+        with ThreadPoolExecutor(len(spent)) as pool:
+            asked = [pool.submit(self._ask, verb, first - long, given) for verb, long in spent.items()]
+            time.sleep(first)
+            kill(self.account.site, victim)
+            for answer in asked:
+                answer.result()
 
     def _ask(self, verb: str, moment: float, given: dict[str, uuid.UUID]) -> None:
         time.sleep(moment)
@@ -133,8 +134,8 @@ class Line:
         found = self.account.seen(instance)
         return f"{found['state']} {found['reason']}".strip()
 
-    def _lives(self, instance: uuid.UUID | None) -> bool:
-        return instance is not None and self.account.seen(instance)["state"] != "deleted"
+    def _lives(self, instance: uuid.UUID) -> bool:
+        return bool(self.account.seen(instance)["state"] != "deleted")
 
     def _expect_no_more_than_there_should_be(self) -> None:
         alive = self.account.site.rows(
