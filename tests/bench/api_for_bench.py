@@ -59,15 +59,16 @@ class Api:
         return Handle(made["id"], account)
 
     async def ready(self, http: aiohttp.ClientSession, handle: Handle) -> bool:
-        if not handle.cookie:
-            await self._enter(http, handle)
+        if not handle.cookie and not await self._enter(http, handle):
+            return False
         headers = {"Host": handle.host, "Cookie": handle.cookie, "Sec-Fetch-Site": "same-origin"}
         async with http.get(f"{self.origins}/api", headers=headers, allow_redirects=False) as answer:
             await answer.read()
             return answer.status == 200
 
-    async def _enter(self, http: aiohttp.ClientSession, handle: Handle) -> None:
-        """Get a session on the instance's origin: the portal's ticket, redeemed by the gateway."""
+    async def _enter(self, http: aiohttp.ClientSession, handle: Handle) -> bool:
+        """Get a session on the instance's origin: the portal's ticket, redeemed by the gateway; not before that has
+        heard of the portal."""
         slug = await asyncio.to_thread(self.find_slug, handle.id)
         handle.host = f"{slug}.apps.{self.portal}"
         nonce = secrets.token_urlsafe(32)
@@ -81,8 +82,10 @@ class Api:
         headers = browser | {"Host": handle.host, "Cookie": f"__Host-entry={nonce}"}
         where = f"{self.origins}{ticket.path}?{ticket.query}"
         async with http.get(where, headers=headers, allow_redirects=False) as answer:
-            assert answer.status in (302, 303), (answer.status, await answer.text())
-            handle.cookie = answer.headers["Set-Cookie"].partition(";")[0]
+            if answer.status != 502:
+                assert answer.status in (302, 303), (answer.status, await answer.text())
+                handle.cookie = answer.headers["Set-Cookie"].partition(";")[0]
+        return bool(handle.cookie)
 
     async def remove(self, http: aiohttp.ClientSession, handle: Handle) -> None:
         """Delete the instance and wait until it is gone."""

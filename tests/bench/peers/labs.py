@@ -120,7 +120,7 @@ async def run(peers: Peers, rounds: int) -> list[Goal]:
     with scratch() as folder, Processes(folder) as processes:
         state = folder / "bp"
         state.mkdir(mode=0o711)
-        portal = await asyncio.to_thread(start, state, free_port(2))
+        portal = await asyncio.to_thread(start, state, free_port(2), 2 * PATIENCE)
         os.environ |= {"PORT": str(portal.port), "PORTAL_URL": portal.url}
         try:
             async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
