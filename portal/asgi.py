@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import os
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
-django_application = get_asgi_application()  # sets Django up; the imports below need that
+django.setup()  # the imports below need that
 
+from asgiref.sync import sync_to_async  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from django.core.handlers.asgi import ASGIHandler  # noqa: E402
+from django.core.handlers.base import BaseHandler  # noqa: E402
+from django.http import HttpRequest  # noqa: E402
+from django.http.response import HttpResponseBase  # noqa: E402
 from django.urls import path  # noqa: E402
 
 from instances.consumers import EventsConsumer  # noqa: E402
 from portal.bodies import bounded  # noqa: E402
 
+
+class OneHop(ASGIHandler):
+    """Django with the middleware and the view in one thread. Both are synchronous here, and Django's own handler goes
+    back to the loop between the two, at the price of half of a small answer."""
+
+    def __init__(self) -> None:
+        BaseHandler.__init__(self)
+        self.load_middleware(is_async=False)
+
+    async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
+        return await sync_to_async(self.get_response, thread_sensitive=True)(request)
+
+
 application = ProtocolTypeRouter(
     {
-        "http": bounded(django_application),
+        "http": bounded(OneHop()),
         "websocket": URLRouter([path("ws/events", EventsConsumer.as_asgi())]),
     }
 )
