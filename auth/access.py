@@ -14,6 +14,8 @@ from portal.lib.clock import Now
 
 #: how exact "last used" is; each request within it costs no write
 TOUCH_EVERY = timedelta(minutes=1)
+#: of a session or a token: its "last used" is older than that, or there is none
+UNUSED_LATELY = Q(last_used_at__isnull=True) | Q(last_used_at__lt=Now() - TOUCH_EVERY)
 
 
 def active_user(pk: int | str) -> User | None:
@@ -33,7 +35,7 @@ def live_sessions() -> QuerySet[Session]:
 
 def touch(session_pk: int) -> None:
     """Note that a live session is in use; never revives one."""
-    live_sessions().filter(pk=session_pk, last_used_at__lt=Now() - TOUCH_EVERY).update(last_used_at=Now())
+    live_sessions().filter(UNUSED_LATELY, pk=session_pk).update(last_used_at=Now())
 
 
 def end(sessions: QuerySet[Session]) -> list[int]:

@@ -37,7 +37,7 @@ class SessionPolicy:
             session: Session | None = request.session.live_row()  # type: ignore[attr-defined]
             request.auth_session = session  # type: ignore[attr-defined]
             if session is not None:
-                if not _refreshes_itself(request):
+                if getattr(session, "unused_lately", True) and not _refreshes_itself(request):
                     access.touch(session.pk)
                 name_identity(session)
         return self.get_response(request)

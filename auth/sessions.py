@@ -39,7 +39,8 @@ class SessionStore(SessionBase):
         key = self.session_key
         self.row = None
         if key is not None:
-            self.row = access.live_sessions().select_related("identity").filter(key_hash=digest(key)).first()
+            live = access.live_sessions().select_related("identity").annotate(unused_lately=access.UNUSED_LATELY)
+            self.row = live.filter(key_hash=digest(key)).first()
         if self.row is None:
             self._session_key = None
             return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
-from auth.access import TOUCH_EVERY
+from auth.access import UNUSED_LATELY
 from auth.models import ApiToken, User
 from portal import audit
 from portal.lib import clock, hashing
@@ -45,12 +45,12 @@ def find(text: str) -> ApiToken | None:
         return None
     token = (
         ApiToken.objects.select_related("user")
+        .annotate(unused_lately=UNUSED_LATELY)
         .filter(prefix=prefix, revoked_at__isnull=True, expires_at__gt=Now(), user__in=User.objects.active())
         .first()
     )
     if token is None or not hashing.same(token.secret_hash, hashing.digest(secret)):
         return None
-    recently = Now() - TOUCH_EVERY
-    unused = ApiToken.objects.filter(pk=token.pk)
-    (unused.filter(last_used_at__isnull=True) | unused.filter(last_used_at__lt=recently)).update(last_used_at=Now())
+    if token.unused_lately:
+        ApiToken.objects.filter(UNUSED_LATELY, pk=token.pk).update(last_used_at=Now())
     return token
