@@ -121,6 +121,12 @@ def _seen(user: User) -> InstanceQuerySet:
     return Instance.objects.visible_to(user).select_related("plan", "facility").annotate(seen_experiments=ids)
 
 
+def _experiments_of(instance: Instance, user: User) -> list[str]:
+    """The same of one instance that is at hand."""
+    seen = Experiment.objects.visible_to(user).filter(instances=instance).order_by("pk")
+    return [str(uid) for uid in seen.values_list("uid", flat=True)]
+
+
 def _one(user: User, uid: uuid.UUID) -> Instance:
     instance = _seen(user).filter(uid=uid).first()
     if instance is None:
@@ -155,11 +161,12 @@ class InstancesView(generics.ListAPIView[Instance]):
         instance = services.request_instance(
             user,
             plan=_plan(wanted["plan"]),
-            experiments=_experiments(user, wanted["experiments"]),
+            experiments=wanted["experiments"],
             name=wanted["name"],
             idempotency_key=request.headers.get("Idempotency-Key", ""),
         )
-        answer = InstanceOut(_one(user, instance.uid)).data
+        instance.seen_experiments = _experiments_of(instance, user)  # type: ignore[attr-defined]
+        answer = InstanceOut(instance).data
         return Response(answer, status=201, headers={"Location": answer["url"]})
 
 
@@ -168,14 +175,6 @@ def _plan(slug: str) -> Plan:
     if plan is None:
         raise serializers.ValidationError({"plan": ["There is no such plan."]})
     return plan
-
-
-def _experiments(user: User, uids: list[uuid.UUID]) -> list[Experiment]:
-    """Return the experiments; one that is not there and one that may not be seen get the same answer."""
-    found = list(Experiment.objects.visible_to(user).filter(uid__in=uids))
-    if len(found) != len(set(uids)):
-        raise NotFound("One of the experiments is not there, or it is not open to you.")
-    return found
 
 
 class InstanceView(APIView):

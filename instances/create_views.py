@@ -100,7 +100,7 @@ def new(request: HttpRequest) -> HttpResponse:
         instance = services.request_instance(
             user,
             plan=chosen["plan"],
-            experiments=list(chosen["experiments"]),
+            experiments=[experiment.uid for experiment in chosen["experiments"]],
             name=chosen["name"],
             idempotency_key=chosen["idempotency_key"],
         )

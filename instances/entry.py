@@ -52,7 +52,7 @@ def issue_ticket(session: Session, user: User, instance: Instance, role: str, no
 
 
 def redeem(secret: str, nonce_hash: str, slug: str) -> GatewaySession:
-    """Exchange a ticket for a session; raises Refused or OtherNonce. Of many at once, one succeeds."""
+    """Exchange a ticket for a session, its instance with it; raises Refused or OtherNonce. Of many, one succeeds."""
     instance = Instance.objects.filter(slug=slug).first()
     if instance is None:
         raise Refused
@@ -72,7 +72,7 @@ def redeem(secret: str, nonce_hash: str, slug: str) -> GatewaySession:
             expires_at=Now() + SESSION_LIFE,
         )
         GatewaySession.objects.filter(pk=session.pk).update(expires_at=_expiry(ticket.login_session_id))
-    found = living().filter(pk=session.pk).first()
+    found = living().filter(pk=session.pk).select_related("instance").first()
     if found is None:  # the right went between ticket and redemption
         GatewaySession.objects.filter(pk=session.pk).update(revoked_at=Now(), updated_at=Now())
         raise Refused

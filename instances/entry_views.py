@@ -33,10 +33,10 @@ def enter(request: HttpRequest, slug: str) -> HttpResponse:
     if not _NONCE_HASH.fullmatch(nonce_hash):
         raise BadRequest("This address is not complete.", next_step="Open the instance from its page.")
     session: Session | None = getattr(request, "auth_session", None)
-    if session is None or session.user_id is None:
+    user = request.user
+    if session is None or not isinstance(user, User):
         return HttpResponseRedirect(f"{reverse('accounts:sign-in')}?next={quote(request.get_full_path())}")
-    user = session.user
-    if user is None or (instance := Instance.objects.visible_to(user).filter(slug=slug).first()) is None:
+    if (instance := Instance.objects.visible_to(user).filter(slug=slug).first()) is None:
         raise NotFound
     return _to_instance(request, session, user, instance, nonce_hash)
 

@@ -63,11 +63,14 @@ def _percent(home: Home) -> int | None:
 
 def get_or_make(user: User, facility: Facility, provider: Provider) -> Home:
     """Return the user's home at a facility, locked against deletion until the transaction ends."""
-    key = f"{slugify_host(user.handle, 32) or 'user'}-{random_slug(10)}"
-    Home.objects.get_or_create(
-        user=user, facility=facility, provider=provider, defaults={"key": key, "limit": settings.HOME_LIMIT}
-    )
-    home = Home.objects.select_for_update().get(user=user, facility=facility, provider=provider)
+    locked = Home.objects.select_for_update().filter(user=user, facility=facility, provider=provider)
+    home = locked.first()
+    if home is None:
+        key = f"{slugify_host(user.handle, 32) or 'user'}-{random_slug(10)}"
+        Home.objects.get_or_create(
+            user=user, facility=facility, provider=provider, defaults={"key": key, "limit": settings.HOME_LIMIT}
+        )
+        home = locked.get()
     if home.deleting_at is not None:
         raise HomeBusy
     return home

@@ -19,6 +19,9 @@ LEASE = timedelta(seconds=15)
 #: a worker that hangs in one step for longer is renewed no more
 LONGEST = 180.0
 
+#: what a step and the machine's Spec need besides, read once with the row
+_KEPT = ("provider", "plan__image", "plan__flavour", "home", "owner")
+
 _held: dict[uuid.UUID, float] = {}
 _lock = threading.Lock()
 
@@ -38,7 +41,7 @@ def take(pk: int) -> Instance | None:
         return None
     with _lock:
         _held[token] = time.monotonic()
-    return Instance.objects.select_related("provider", "plan__image", "plan__flavour", "home").get(pk=pk)
+    return Instance.objects.select_related(*_KEPT).get(pk=pk)
 
 
 def release(pk: int, token: uuid.UUID, taken_due: object, wait: timedelta | None) -> None:

@@ -72,14 +72,11 @@ def _steps(instance: Instance, lease: uuid.UUID, given: Observation | None) -> W
         if done is not None:
             return done
         given = None
-        instance.refresh_from_db()
-        if instance.lease_token != lease:
-            return Wait(None)
     return Wait(timedelta(seconds=2))
 
 
 def _step(instance: Instance, lease: uuid.UUID, given: Observation | None) -> Wait | None:
-    """Take one step; None means: look again at once."""
+    """Take one step; None means: look again at once. Somebody else's write ends the run: the row is to be read anew."""
     if instance.state == State.DELETED:
         return Wait(None)
     try:
@@ -93,8 +90,8 @@ def _step(instance: Instance, lease: uuid.UUID, given: Observation | None) -> Wa
     if seen.phase is Phase.MISSING and _never_made(instance):
         return Wait(None)
     if not _learn(instance, lease, seen):
-        return None
-    step = decide_on(instance, seen.phase, clock.now())
+        return Wait(_NOW)
+    step = decide_on(instance, seen.phase, _time_of(seen))
     return _take(instance, lease, cloud, seen, step)
 
 
@@ -127,6 +124,13 @@ def is_about(instance: Instance, seen: Observation) -> bool:
     return tagged and isinstance(seen.phase, Phase)
 
 
+def _time_of(seen: Observation) -> datetime:
+    """Return when it was looked: what a step is decided by, and one question less to the clock."""
+    if seen.at is None:
+        raise RuntimeError("an observation without its time")
+    return seen.at
+
+
 def phase_of(instance: Instance, phase: Phase) -> Phase:
     """Return READY for a running machine whose services a gateway has reached since the last call."""
     if phase not in (Phase.RUNNING, Phase.READY):
@@ -153,9 +157,11 @@ def decide_on(instance: Instance, phase: Phase, now: datetime) -> Step:
 
 def _confirmed(instance: Instance) -> bool:
     """Count a look that found nothing; the second in a row counts, the first does where no machine was known."""
+    if not instance.ref:
+        return True
     instance.missing_seen += 1
     Instance.objects.filter(pk=instance.pk).update(missing_seen=instance.missing_seen)
-    return not instance.ref or instance.missing_seen >= 2
+    return instance.missing_seen >= 2
 
 
 def _never_made(instance: Instance) -> bool:
@@ -203,21 +209,21 @@ def _because(instance: Instance, reason: str, detail: str = "") -> dict[str, str
 def _take(instance: Instance, lease: uuid.UUID, cloud: Provider, seen: Observation, step: Step) -> Wait | None:
     """Write the step, then make its call."""
     if step.state is State.ERROR and _deserves_new_machine(instance, seen):
-        transitions.new_attempt(instance, lease=lease, reason=seen.reason or "failed")
-        return None
+        made = transitions.new_attempt(instance, lease=lease, reason=seen.reason or "failed")
+        return None if made else Wait(_NOW)
     if step.reason == "ended-at-once" and seen.reason in reasons.CARRIER_FAULTS:
         return None if transitions.note(instance, lease=lease, last_call="") else Wait(_NOW)  # the start is still owed
     if step.call is None and step.state == instance.state and step.target is None:
         _remind(instance, lease, step)
-        return _rest(instance)
+        return _rest(instance, _time_of(seen))
     reason = _reason(instance, seen, step)
     detail = explain(instance, reason, seen.detail if reason == seen.reason else "") if reason else ""
     lines = _last_lines(cloud, instance) if step.state is State.ERROR else ""
     event = step.call.value if step.call else "observed"
     if not transitions.move(instance, step, event=event, lease=lease, reason=reason, detail=detail, log=lines):
-        return None
+        return Wait(_NOW)
     if step.call is None:
-        return _rest(instance) if step.state not in MOVING else Wait(_pause(instance))
+        return _rest(instance, _time_of(seen))
     return _call(instance, lease, cloud, step.call)
 
 
@@ -309,15 +315,15 @@ def _call_failed(instance: Instance, lease: uuid.UUID, call: Call, error: Provid
 
 
 # ---- wait ----
-def _rest(instance: Instance) -> Wait:
+def _rest(instance: Instance, now: datetime) -> Wait:
     """Say when to look again: the sweep and the provider's events suffice for what does not move by itself."""
-    return Wait(_pause(instance)) if instance.state in MOVING else Wait(None)
+    return Wait(_pause(instance, now)) if instance.state in MOVING else Wait(None)
 
 
-def _pause(instance: Instance) -> timedelta:
+def _pause(instance: Instance, now: datetime) -> timedelta:
     """Look soon after a call and ever more seldom: 0.3 s to 5 s."""
     since = instance.called_at or instance.state_changed_at
-    age = (clock.now() - since).total_seconds()
+    age = (now - since).total_seconds()
     return timedelta(seconds=min(5.0, max(0.3, age / 4)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 
 from django.db import transaction
@@ -25,7 +26,7 @@ _SEE_STATE = "Reload the page and look at the present state."
 
 @transaction.atomic
 def request_instance(
-    user: User, *, plan: Plan, experiments: Iterable[Experiment], name: str, idempotency_key: str = ""
+    user: User, *, plan: Plan, experiments: Iterable[uuid.UUID], name: str, idempotency_key: str = ""
 ) -> Instance:
     """Make an instance of a plan for experiments that the user may see, within the user's quota.
 
@@ -35,7 +36,7 @@ def request_instance(
     name = _clean_name(name)
     if len(idempotency_key) > _KEY_LENGTH:
         raise BadRequest("The idempotency key is longer than 64 characters.")
-    quotas.lock_account(user)  # from here on a second request of this user waits
+    account = quotas.lock_account(user)  # from here on a second request of this user waits
     known = Instance.objects.filter(owner=user, idempotency_key=idempotency_key).first() if idempotency_key else None
     if known is not None:
         if known.state == State.DELETED:
@@ -44,7 +45,7 @@ def request_instance(
     chosen = _visible(user, experiments)
     facility = _facility(user, plan, chosen)
     _check_plan(plan, facility)
-    quotas.check_and_reserve(user)
+    quotas.check_and_reserve(user, account)
     instance = Instance.objects.create(
         name=name,
         owner=user,
@@ -54,7 +55,7 @@ def request_instance(
         home=homes.get_or_make(user, facility, plan.image.provider),
         idempotency_key=idempotency_key,
     )
-    instance.experiments.set(chosen)
+    instance.experiments.add(*chosen)
     Member.objects.create(instance=instance, user=user, role=InstanceRole.OWNER)
     transitions.born(instance, actor=user)
     audit.record(
@@ -76,12 +77,12 @@ def _clean_name(name: str) -> str:
     return name
 
 
-def _visible(user: User, experiments: Iterable[Experiment]) -> list[Experiment]:
-    """Return the experiments again as the user may see them; NotFound when one of them is not visible."""
-    wanted = {experiment.pk for experiment in experiments}
-    found = list(Experiment.objects.visible_to(user).filter(pk__in=wanted).select_related("proposal__facility"))
+def _visible(user: User, uids: Iterable[uuid.UUID]) -> list[Experiment]:
+    """Return the experiments; one that is not there and one that the user may not see get the same answer."""
+    wanted = set(uids)
+    found = list(Experiment.objects.visible_to(user).filter(uid__in=wanted).select_related("proposal__facility"))
     if len(found) != len(wanted):
-        raise NotFound
+        raise NotFound("One of the experiments is not there, or it is not open to you.")
     return found
 
 

@@ -25,10 +25,14 @@ from portal.lib.clock import Now
 
 #: three reports of a gateway: so long no gateway hears a required service until it is called unavailable
 SILENCE = timedelta(seconds=45)
-
-
 #: what only workers look at
 _WORKERS_OWN = frozenset({"last_call", "called_at", "missing_seen"})
+#: a gateway neither probes nor serves what stays in these, and nobody has it open
+_OUT_OF_REACH = frozenset({State.REQUESTED, State.BUILDING})
+#: what pages show of an instance
+_SHOWN = frozenset({"state", "target", "reason", "detail"})
+#: what a write may have changed; whose the instance is, and of which plan, stays as it was read
+_FACTS = [field.attname for field in Instance._meta.concrete_fields if not field.is_relation]
 
 
 class Marked(StrEnum):
@@ -56,7 +60,7 @@ def _write(
     """Write `fields` if state and target are still what `instance` says; return False if somebody was first.
 
     A Transition is recorded when state or target change, or when `record` asks for it. A `quiet` write is of no
-    interest to gateways and pages, and raises no version.
+    interest to gateways and pages, and raises no version. What was written is read again.
     """
     old, wished = State(instance.state), Target(instance.target)
     state, target = State(fields.get("state", old)), Target(fields.get("target", wished))
@@ -68,8 +72,8 @@ def _write(
         fields["state_changed_at"] = Now()
     if state is State.DELETED:
         fields["deleted_at"] = Now()
+    rows = Instance.objects.filter(only or Q(), pk=instance.pk, state=old, target=wished)
     with transaction.atomic():
-        rows = Instance.objects.filter(only or Q(), pk=instance.pk, state=old, target=wished)
         if not quiet:
             fields |= {"version": F("version") + 1, "updated_at": Now()}
         if not rows.update(**fields):
@@ -85,9 +89,11 @@ def _write(
                 reason=fields.get("reason", ""),
                 detail=fields.get("detail", ""),
             )
-        if not quiet:
-            _tell(instance)
-    instance.refresh_from_db()
+        if not quiet and not {old, state} <= _OUT_OF_REACH:
+            _tell_gateways(instance)
+        if not quiet and fields.keys() & _SHOWN:
+            _tell_pages(instance)
+    instance.refresh_from_db(fields=_FACTS)
     return True
 
 
@@ -96,21 +102,27 @@ def _shows_nowhere(instance: Instance, fields: Mapping[str, Any]) -> bool:
     return all(getattr(instance, name) == value for name, value in fields.items() if name not in _WORKERS_OWN)
 
 
-def _tell(instance: Instance) -> None:
-    """Wake gateways and open pages; both read the row again, so a lost message costs only time."""
+def _tell_gateways(instance: Instance) -> None:
+    """Wake gateways; they read the row again, so a lost message costs only time."""
     bus.publish(bus.GATEWAY, {"instance": str(instance.uid)})
+
+
+def _tell_pages(instance: Instance) -> None:
+    """Wake the members' open pages; they too read the row again."""
     for uid in Member.objects.filter(instance=instance).values_list("user__uid", flat=True):
         bus.notify(uid, {"type": "instance-changed", "id": str(instance.uid)})
 
 
 def born(instance: Instance, *, actor: User) -> None:
-    """Begin the history of a new instance: its first row, its deadline, and that it is due now."""
+    """Begin the history of a new instance: its first row, its deadline, and that it is due now.
+
+    `instance` is not read again: nobody goes on with it before a worker does.
+    """
     Instance.objects.filter(pk=instance.pk).update(deadline_at=_deadline(), due_at=Now())
     Transition.objects.create(
         instance=instance, new=instance.state, target=instance.target, event="request", actor=actor
     )
-    _tell(instance)
-    instance.refresh_from_db()
+    _tell_pages(instance)
 
 
 def _deadline() -> Any:

@@ -33,7 +33,7 @@ from django.db.models import Q
 
 from instances import activity, entry, tasks, transitions, usage
 from instances.lifecycle import PROBED, SERVED, State
-from instances.models import GatewaySession, Instance
+from instances.models import Instance
 from instances.routes import row_of
 from portal.lib import bus, clock
 from portal.lib.clock import Now
@@ -142,7 +142,7 @@ def redeem(body: Row) -> tuple[int, Row]:
         return 409, {"code": "other-nonce"}
     except entry.Refused:
         return 403, {"code": "refused"}
-    return 200, entry.rows([GatewaySession.objects.select_related("instance").get(pk=session.pk)])[0]
+    return 200, entry.rows([session])[0]
 
 
 def renew(body: Row) -> tuple[int, Row]:

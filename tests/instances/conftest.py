@@ -58,8 +58,9 @@ def experiment(facility: Facility) -> Experiment:
 @pytest.fixture
 def request_one(alice: User, plan: Plan, experiment: Experiment) -> Callable[..., Instance]:
     def request(**more: Any) -> Instance:
-        wanted: dict[str, Any] = {"plan": plan, "experiments": [experiment], "name": "analysis"}
-        return services.request_instance(more.pop("user", alice), **wanted | more)
+        wanted: dict[str, Any] = {"plan": plan, "experiments": [experiment], "name": "analysis"} | more
+        wanted["experiments"] = [chosen.uid for chosen in wanted["experiments"]]
+        return services.request_instance(wanted.pop("user", alice), **wanted)
 
     return request
 

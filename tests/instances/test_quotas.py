@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from instances import quotas, services
@@ -92,18 +92,26 @@ def test_each_user_has_an_account_of_their_own(alice, bob):
     assert quotas.lock_account(bob).subject == f"user:{bob.uid}"
 
 
-def test_the_account_is_locked_before_anything_is_counted(alice):
-    """Whoever calls: a request locks it earlier still, for its idempotency key."""
-    with CaptureQueriesContext(connection) as said:
-        quotas.check_and_reserve(alice)
-    locked, counted = ([word in query["sql"] for query in said].index(True) for word in ("FOR UPDATE", "COUNT"))
-    assert locked < counted
+def test_the_account_is_locked_before_anything_is_counted(request_one):
+    """Once, and for the first request of all too, which makes the row."""
+    for _ in range(2):
+        with CaptureQueriesContext(connection) as said:
+            request_one()
+        asked = [query["sql"] for query in said]
+        locks = [n for n, sql in enumerate(asked) if "instances_account" in sql and "FOR UPDATE" in sql]
+        counted = ["COUNT" in sql for sql in asked].index(True)
+        assert locks and max(locks) < counted
 
 
 @pytest.mark.django_db(transaction=True)
-def test_counting_outside_the_creating_transaction_is_a_mistake(alice):
+def test_counting_outside_the_creating_transaction_is_a_mistake(alice, bob):
+    with transaction.atomic():
+        account = quotas.lock_account(alice)
+        with pytest.raises(RuntimeError, match=r"^check_and_reserve belongs into"):
+            quotas.check_and_reserve(bob, account)
+        quotas.check_and_reserve(alice, account)
     with pytest.raises(RuntimeError, match=r"^check_and_reserve belongs into"):
-        quotas.check_and_reserve(alice)
+        quotas.check_and_reserve(alice, account)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -267,7 +267,8 @@ def test_waiting_for_room_shows_and_is_logged_once(request_one, provider, verb, 
     instance = refused(request_one, provider, cloud, verb)
     version, seen_at = instance.version, instance.updated_at
     told, logged = Mock(), Mock()
-    monkeypatch.setattr(transitions, "_tell", told)
+    monkeypatch.setattr(transitions, "_tell_gateways", told)
+    monkeypatch.setattr(transitions, "_tell_pages", told)
     monkeypatch.setattr(reconcile.log, "warning", logged)
     for _ in range(5):
         calls = instance.called_at

@@ -62,6 +62,7 @@ def run_all(work, count: int) -> list[object]:
 # ---- request ----
 def test_a_request_makes_a_row_with_its_owner_home_and_history(request_one, alice, facility, experiment):
     instance = request_one()
+    instance.refresh_from_db()
     assert (instance.state, instance.target, instance.facility) == ("requested", "active", facility)
     assert Member.objects.get(instance=instance).role == InstanceRole.OWNER
     assert instance.home.user == alice

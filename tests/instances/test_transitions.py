@@ -209,13 +209,14 @@ def test_born(alice, plan, told):
     instance, another = (InstanceFactory(owner=alice, plan=plan, state=State.REQUESTED) for _ in range(2))
     version = instance.version
     transitions.born(instance, actor=alice)
+    instance.refresh_from_db()
     another.refresh_from_db()
     assert (another.deadline_at, another.due_at) == (None, None)
     assert rows(instance) == [("", "requested", "active", "request", "", "")]
     assert instance.transitions.get().actor == alice
     assert in_deadline(instance.deadline_at)
     assert is_now(instance.due_at)
-    assert told[0] == (bus.GATEWAY, {"instance": str(instance.uid)})
+    assert [topic for topic, _ in told] == [str(alice.uid)], "there is nothing yet that a gateway could reach"
     assert instance.version == version
 
 
