@@ -100,7 +100,8 @@ def test_the_account_is_locked_before_anything_is_counted(request_one):
         asked = [query["sql"] for query in said]
         locks = [n for n, sql in enumerate(asked) if "instances_account" in sql and "FOR UPDATE" in sql]
         counted = ["COUNT" in sql for sql in asked].index(True)
-        assert locks and max(locks) < counted
+        assert locks
+        assert max(locks) < counted
 
 
 @pytest.mark.django_db(transaction=True)
