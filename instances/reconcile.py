@@ -84,7 +84,7 @@ def _step(instance: Instance, lease: uuid.UUID, given: Observation | None) -> Wa
         seen = observe(instance, cloud, given)
     except ProviderError as error:
         return _blind(instance, lease, error)
-    if seen.phase is Phase.MISSING and not _confirmed(instance):
+    if seen.phase is Phase.MISSING and not _confirmed(instance, lease):
         # after our own delete the second look may follow at once; else something may be on its way
         return None if instance.last_call == Call.DELETE else Wait(timedelta(seconds=1))
     if seen.phase is Phase.MISSING and _never_made(instance):
@@ -155,13 +155,18 @@ def decide_on(instance: Instance, phase: Phase, now: datetime) -> Step:
     )
 
 
-def _confirmed(instance: Instance) -> bool:
+def _confirmed(instance: Instance, lease: uuid.UUID) -> bool:
     """Count a look that found nothing; the second in a row counts, the first does where no machine was known."""
     if not instance.ref:
         return True
     instance.missing_seen += 1
-    Instance.objects.filter(pk=instance.pk).update(missing_seen=instance.missing_seen)
+    _count_missing(instance, lease)
     return instance.missing_seen >= 2
+
+
+def _count_missing(instance: Instance, lease: uuid.UUID) -> None:
+    """Keep how often nothing was found; who has lost the lease has no say."""
+    Instance.objects.filter(pk=instance.pk, lease_token=lease).update(missing_seen=instance.missing_seen)
 
 
 def _never_made(instance: Instance) -> bool:
@@ -177,7 +182,8 @@ def _learn(instance: Instance, lease: uuid.UUID, seen: Observation) -> bool:
         news |= {"ref": "", "endpoints": []} if instance.ref or instance.endpoints else {}
     else:
         if instance.missing_seen:
-            Instance.objects.filter(pk=instance.pk).update(missing_seen=0)
+            instance.missing_seen = 0
+            _count_missing(instance, lease)
         if seen.ref and seen.ref != instance.ref:
             news["ref"] = seen.ref
         if endpoints != instance.endpoints and seen.phase in (Phase.RUNNING, Phase.READY):
