@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from django.conf import settings
 
+from auth import tokens
 from portal.asgi import application
+from portal.bodies import Receive, bounded
+from tests.factories.auth import UserFactory
 
 MOST = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
 HOST = settings.PORTAL_URL.partition("://")[2].encode()
@@ -38,6 +44,15 @@ async def test_too_long_a_body_is_answered_with_413(length: tuple[tuple[bytes, b
 
 
 @pytest.mark.django_db(transaction=True)
+async def test_json_that_is_too_long_is_answered_with_413_too() -> None:
+    user = await sync_to_async(UserFactory)()
+    _, token = await sync_to_async(tokens.issue)(user, scopes=tokens.SCOPES, lasts=timedelta(days=1))
+    headers = (b"content-type", b"application/json"), (b"authorization", f"Bearer {token}".encode())
+    status, _ = await post("/api/v1/instances", [b"[" + b"0" * MOST] * 3, *headers)
+    assert status == 413
+
+
+@pytest.mark.django_db(transaction=True)
 async def test_one_that_just_fits_is_read() -> None:
     form = (b"content-type", b"application/x-www-form-urlencoded")
     csrf = (b"cookie", b"__Host-csrf=" + b"a" * 32)
@@ -45,3 +60,18 @@ async def test_one_that_just_fits_is_read() -> None:
     rest = b"y" * (MOST - len(body))
     status, _ = await post("/auth/logout/", [body, rest], form, csrf, (b"content-length", b"%d" % MOST))
     assert status == 200
+
+
+async def test_the_rest_of_what_is_too_long_is_passed_over() -> None:
+    """Django takes a further piece of a body for an error of the server's, and answers 500."""
+    heard = []
+
+    async def listening(scope: object, receive: Receive, send: object) -> None:
+        heard.extend([(await receive())["body"], (await receive())["type"]])
+
+    asked = ApplicationCommunicator(bounded(listening), {"type": "http", "headers": []})
+    for number in range(4):
+        await asked.send_input({"type": "http.request", "body": b"x" * MOST, "more_body": number < 3})
+    await asked.send_input({"type": "http.disconnect"})
+    await asked.wait(10)
+    assert heard == [b"", "http.disconnect"]
