@@ -157,11 +157,14 @@ _MARKED = {transitions.Marked.DONE: 200, transitions.Marked.BUSY: 409, transitio
 def ready(body: Row) -> tuple[int, Row]:
     uid = uuid.UUID(body["instance"])
     marked = transitions.mark_ready(uid, version=int(body["version"]))
+    answer: Row = {"marked": marked}
     if marked is transitions.Marked.DONE:
-        waiting = Instance.objects.filter(uid=uid).exclude(state=State.ACTIVE).values_list("pk", flat=True)
-        for pk in waiting:  # the next step has a call in it: a worker's
-            tasks.wake(pk)
-    return _MARKED[marked], {"marked": marked}
+        instance = _instances().get(uid=uid)
+        if instance.state == State.ACTIVE:
+            answer["route"] = row_of(instance)  # who asks need not wait for the stream
+        else:  # the next step has a call in it: a worker's
+            tasks.wake(instance.pk)
+    return _MARKED[marked], answer
 
 
 def report(body: Row) -> tuple[int, Row]:

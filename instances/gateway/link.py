@@ -122,11 +122,17 @@ class Link:
         return answer
 
     async def ready(self, instance: str, version: int) -> bool:
-        """Say that all required services answer; False: say it again in a moment."""
+        """Say that all required services answer, and take the route that comes of it before the stream brings it.
+
+        False: say it again in a moment.
+        """
         try:
             reply = await self._call("POST", "/ready", {"instance": instance, "version": version})
-        except Away:
+            route = json.loads(reply.content).get("route")
+        except (Away, ValueError):
             return False
+        if route is not None:
+            self._table.apply({"type": "route", **route})
         return reply.status == 200
 
     async def report(self, report: dict[str, Any]) -> bool:

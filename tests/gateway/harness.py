@@ -97,6 +97,7 @@ class Portal:
         self.away = False
         self.silent = False
         self.ready_status = 200
+        self.ready_answer: dict[str, Any] = {}
         self.uid = os.geteuid()
         self.keys = {"current": "k1", "keys": {"k1": base64.urlsafe_b64encode(b"1" * 32).decode()}}
 
@@ -140,7 +141,7 @@ class Portal:
             alive = [self.sessions[sid] for sid in asked if sid in self.sessions]
             return 200, {"sessions": alive, "gone": [sid for sid in asked if sid not in self.sessions]}
         if path == "/ready":
-            return self.ready_status, {}
+            return self.ready_status, self.ready_answer
         return 200, {}
 
     async def _stream(self, send: Any) -> None:

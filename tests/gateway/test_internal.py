@@ -21,7 +21,7 @@ from auth.roles import InstanceRole
 from instances import activity, entry, transitions
 from instances.lifecycle import State, Target
 from instances.models import GatewaySession, Instance, Member
-from instances.routes import route_of
+from instances.routes import route_of, row_of
 from portal import internal
 from portal.lib import bus
 from portal.lib.clock import Now
@@ -246,10 +246,17 @@ def test_a_batch_is_renewed_and_the_dead_are_named(instance: Instance) -> None:
 
 def test_ready_makes_a_starting_instance_active_in_that_request() -> None:
     instance = InstanceFactory(state=State.STARTING, endpoints=[ENDPOINT])
-    assert ask("POST", "/ready", {"instance": str(instance.uid), "version": 1})[0] == 200
+    status, answer = ask("POST", "/ready", {"instance": str(instance.uid), "version": 1})
     instance.refresh_from_db()
     assert instance.state == State.ACTIVE
     assert instance.ready_at is not None
+    assert (status, answer["route"]) == (200, row_of(instance))
+
+
+def test_ready_of_what_a_worker_must_go_on_with_brings_no_route() -> None:
+    instance = InstanceFactory(state=State.STARTING, target=Target.STOPPED, endpoints=[ENDPOINT])
+    status, answer = ask("POST", "/ready", {"instance": str(instance.uid), "version": 1})
+    assert (status, "route" in answer) == (200, False)
 
 
 def test_ready_of_an_older_route_is_asked_again() -> None:

@@ -148,6 +148,16 @@ def test_a_starting_instance_is_probed_as_soon_as_it_has_an_address(
     gateway.until(lambda: len(gateway.portal.calls) > first)
 
 
+def test_an_instance_is_served_as_soon_as_it_was_said_to_be_ready(gateway: Harness) -> None:
+    """The answer brings the route; the stream says nothing here."""
+    gateway.portal.ready_status = 409
+    gateway.instance(state="starting")
+    _sid, cookie = gateway.session()
+    gateway.portal.ready_answer = {"route": gateway.portal.routes["alpha1234"] | {"state": "active", "version": 2}}
+    gateway.portal.ready_status = 200
+    gateway.until(lambda: gateway.same_origin(cookie=cookie).status == 200)
+
+
 def test_a_busy_portal_is_told_again(gateway: Harness) -> None:
     gateway.portal.ready_status = 409
     gateway.instance(state="starting")

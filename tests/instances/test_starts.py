@@ -65,7 +65,7 @@ def test_a_request_and_its_answer_take_few_statements(post):
 
 def test_the_way_to_starting_takes_few_statements(post, cloud):
     instance = post()
-    with at_most(29):
+    with at_most(25):
         reconcile.run(instance.pk)
     instance.refresh_from_db()
     assert instance.state == State.STARTING
