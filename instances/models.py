@@ -191,6 +191,11 @@ class Instance(models.Model):
         return reverse("instances:detail", kwargs={"uid": self.uid})
 
     @property
+    def is_heard(self) -> bool:
+        """Tell whether a gateway has reached the services since the last call: what it heard before counts no more."""
+        return self.ready_at is not None and (self.called_at is None or self.ready_at > self.called_at)
+
+    @property
     def is_moving(self) -> bool:
         """True while the state passes by itself and a page should show progress."""
         return State(self.state) in MOVING

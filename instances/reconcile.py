@@ -135,10 +135,7 @@ def phase_of(instance: Instance, phase: Phase) -> Phase:
     """Return READY for a running machine whose services a gateway has reached since the last call."""
     if phase not in (Phase.RUNNING, Phase.READY):
         return phase
-    heard = instance.ready_at is not None
-    if heard and instance.called_at is not None:
-        heard = instance.ready_at > instance.called_at  # type: ignore[operator]
-    return Phase.READY if heard else Phase.RUNNING
+    return Phase.READY if instance.is_heard else Phase.RUNNING
 
 
 def decide_on(instance: Instance, phase: Phase, now: datetime) -> Step:

@@ -256,7 +256,7 @@ def mark_reported(reported: Mapping[uuid.UUID, Mapping[str, bool]]) -> None:
         answers = dict(reported[instance.uid])
         silent, new = instance.silent_since is not None, instance.services_up != answers
         if _all_required(instance, answers):
-            if new or silent or instance.ready_at is None:
+            if new or silent or not instance.is_heard:
                 _mark_heard(instance, answers)
         elif new or not silent or (instance.long_silent and (instance.ready_at or instance.state == State.ACTIVE)):
             _mark_silent(instance, answers)
@@ -275,7 +275,7 @@ def _mark_heard(instance: Instance, answers: dict[str, bool]) -> None:
     rows = Instance.objects.filter(pk=instance.pk, state=instance.state)
     rows.update(silent_since=None, services_up=answers)
     # heard again: the next look, which is due now, makes it active
-    rows.filter(ready_at__isnull=True).update(ready_at=Now(), due_at=Now())
+    rows.filter(Q(ready_at__isnull=True) | Q(ready_at__lte=F("called_at"))).update(ready_at=Now(), due_at=Now())
 
 
 def _mark_silent(instance: Instance, answers: dict[str, bool]) -> None:

@@ -45,14 +45,14 @@ def make(alice, plan):
             "silent_since",
             "state_changed_at",
             "updated_at",
-            "called_at",
             "deadline_at",
             "due_at",
             "ready_at",
             "reboot_asked_at",
         )
         instance = InstanceFactory(owner=alice, plan=plan, state=state, target=target)
-        Instance.objects.filter(pk=instance.pk).update(**fields | dict.fromkeys((*times, "silent_since"), past) | more)
+        called = {"called_at": past - timedelta(seconds=1)}
+        Instance.objects.filter(pk=instance.pk).update(**fields | dict.fromkeys(times, past) | called | more)
         instance.refresh_from_db()
         return instance
 
@@ -451,6 +451,15 @@ def test_one_gateway_that_hears_it_is_enough(make):
         report(instance, jupyter=False)
         Instance.objects.filter(pk=instance.pk).update(silent_since=F("silent_since") - timedelta(seconds=20))
     assert (instance.state, is_past(instance.ready_at), rows(instance)) == ("active", True, [])
+
+
+def test_one_that_answers_as_ever_after_a_call_is_heard_anew(make):
+    """A stop that the provider refused, then start again: the machine has never been away."""
+    before = clock.now() - timedelta(seconds=60)
+    instance = make(State.UNAVAILABLE, ready_at=before, services_up={"jupyter": True}, called_at=before)
+    report(instance, jupyter=True)
+    assert is_now(instance.ready_at)
+    assert is_now(instance.due_at)
 
 
 def test_a_gateway_that_hears_it_at_the_last_moment_is_enough(make, monkeypatch):
