@@ -134,6 +134,7 @@ class History:
         for ref, machine in self.cloud.machines.items():
             if machine.phase is Phase.HELD:
                 self.cloud.happen(ref, Phase.RUNNING)
+        tick(self.cloud, 30, rounds=3)  # what was lost in the last turn is believed at the second look
         for _ in range(20):
             tick(self.cloud, 30)
             rows = list(Instance.objects.alive())
