@@ -46,6 +46,9 @@ class AuditEvent(models.Model):
     actor_uid = models.UUIDField(null=True)
     actor_name = models.CharField(max_length=200, blank=True)
     identity = models.CharField(max_length=520, blank=True)
+    #: for whom the actor acted, where that was somebody else (support, an operator in another's name)
+    for_uid = models.UUIDField(null=True)
+    for_name = models.CharField(max_length=200, blank=True, db_default="")
     object_type = models.CharField(max_length=40, blank=True)
     object_id = models.CharField(max_length=200, blank=True)
     result = models.CharField(max_length=10, choices=Result, default=Result.DONE)
@@ -59,6 +62,10 @@ class AuditEvent(models.Model):
         indexes = [
             models.Index(fields=["actor_uid", "-id"], name="audit_actor"),
             models.Index(fields=["object_type", "object_id"], name="audit_object"),
+            models.Index(fields=["identity", "-id"], condition=~models.Q(identity=""), name="audit_identity"),
+            models.Index(
+                fields=["address", "at"], condition=models.Q(action="login_failed"), name="audit_login_failed"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -70,6 +77,7 @@ def record(
     *,
     actor: Actor | None = None,
     about: tuple[str, object] | None = None,
+    on_behalf_of: Actor | None = None,
     result: AuditEvent.Result = AuditEvent.Result.DONE,
     reason: str = "",
     **detail: Any,
@@ -85,6 +93,8 @@ def record(
         actor_uid=actor.uid if actor else None,
         actor_name=str(actor)[:200] if actor else "",
         identity=where.identity[:520],
+        for_uid=on_behalf_of.uid if on_behalf_of else None,
+        for_name=str(on_behalf_of)[:200] if on_behalf_of else "",
         object_type=kind,
         object_id=str(key)[:200],
         result=result,

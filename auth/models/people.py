@@ -1,18 +1,14 @@
-"""Facilities, people, persons, sign-in, sessions, roles and API tokens (app label `accounts`)."""
+"""Facilities, users, their identities, and the persons whom user offices know."""
 
 from __future__ import annotations
 
 import uuid
-from datetime import datetime, timedelta
 from typing import ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower, Now
-from django.urls import reverse
-
-from auth.roles import Role
 
 
 class Facility(models.Model):
@@ -146,6 +142,22 @@ class Person(models.Model):
         return self.name or self.external_id
 
 
+class PersonLink(models.Model):
+    """A link by which somebody who has signed in says: I am this person. Used once; only its hash is kept."""
+
+    person = models.ForeignKey(Person, models.CASCADE, related_name="links")
+    token_hash = models.CharField(max_length=64, unique=True)
+    made_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    made_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField()
+    withdrawn_at = models.DateTimeField(null=True, blank=True)
+    redeemed_at = models.DateTimeField(null=True, blank=True)
+    redeemed_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
+
+    def __str__(self) -> str:
+        return f"link for {self.person}"
+
+
 class PosixIdentity(models.Model):
     """Who a user is on a facility's file systems; none → anonymous, open data only."""
 
@@ -162,101 +174,3 @@ class PosixIdentity(models.Model):
 
     def __str__(self) -> str:
         return f"uid {self.uid} at {self.facility}"
-
-
-class RoleGrant(models.Model):
-    """A role of a user, at one facility or (facility null) at all of them; gone to the second when expired."""
-
-    user = models.ForeignKey(User, models.CASCADE, related_name="role_grants")
-    role = models.CharField(max_length=30, choices=[(role.value, role.value) for role in Role])
-    facility = models.ForeignKey(Facility, models.CASCADE, null=True, blank=True)
-    source = models.CharField(max_length=100, blank=True)
-    granted_at = models.DateTimeField(db_default=Now())
-    expires_at = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        constraints = [
-            models.UniqueConstraint(fields=["user", "role", "facility"], name="role_grant_once", nulls_distinct=False)
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.user}: {self.role}" + (f" at {self.facility}" if self.facility else "")
-
-
-class Session(models.Model):
-    """One sign-in in one browser; the key itself is only in the browser, here lies its SHA-256.
-
-    Serves Django's session engine (auth/sessions.py), "my sessions", logout and suspension. A session without
-    user is an anonymous visitor's (login states hang on it). Ended rows stay for a day so that the gateways hear.
-    """
-
-    uid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
-    key_hash = models.CharField(max_length=64, unique=True)
-    user = models.ForeignKey(User, models.CASCADE, null=True, blank=True, related_name="sessions")
-    identity = models.ForeignKey(Identity, models.SET_NULL, null=True, blank=True, related_name="sessions")
-    provider_sid = models.CharField(max_length=255, blank=True)
-    data = models.JSONField(default=dict, blank=True)
-    user_agent = models.CharField(max_length=200, blank=True)
-    created_at = models.DateTimeField(db_default=Now())
-    last_used_at = models.DateTimeField(db_default=Now())
-    expires_at = models.DateTimeField()
-    ended_at = models.DateTimeField(null=True, blank=True)
-    updated_at = models.DateTimeField(db_default=Now())
-
-    class Meta:
-        indexes = [
-            models.Index(fields=["user"], name="session_user"),
-            models.Index(fields=["expires_at"], name="session_expires"),
-            models.Index(fields=["updated_at"], name="session_updated"),
-        ]
-
-    def __str__(self) -> str:
-        return f"session of {self.user or 'a visitor'}"
-
-
-class LoginState(models.Model):
-    """One attempt to sign in; taken once, by conditional UPDATE, before the token call (RFC 6749 §10.12)."""
-
-    class Intent(models.TextChoices):
-        LOGIN = "login"
-        LINK = "link"
-        REAUTH = "reauth"
-
-    state_hash = models.CharField(max_length=64, unique=True)
-    session = models.ForeignKey(Session, models.CASCADE, related_name="login_states")
-    provider = models.SlugField(max_length=40)
-    nonce = models.CharField(max_length=100)
-    verifier = models.CharField(max_length=200)
-    next = models.CharField(max_length=2048, blank=True)
-    intent = models.CharField(max_length=10, choices=Intent, default=Intent.LOGIN)
-    user = models.ForeignKey(User, models.CASCADE, null=True, blank=True)
-    created_at = models.DateTimeField(db_default=Now())
-    consumed_at = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        indexes = [models.Index(fields=["session", "created_at"], name="login_state_session")]
-
-    def __str__(self) -> str:
-        return f"{self.intent} at {self.provider}"
-
-
-class ApiToken(models.Model):
-    """A hashed token of a user: shown once, scoped, at most 90 days."""
-
-    LONGEST = timedelta(days=90)
-
-    user = models.ForeignKey(User, models.CASCADE, related_name="api_tokens")
-    name = models.CharField(max_length=100, blank=True)
-    prefix = models.CharField(max_length=16, unique=True)
-    secret_hash = models.CharField(max_length=64)
-    scopes = models.JSONField(default=list)
-    created_at = models.DateTimeField(db_default=Now())
-    expires_at: models.DateTimeField[datetime, datetime] = models.DateTimeField()
-    last_used_at = models.DateTimeField(null=True, blank=True)
-    revoked_at = models.DateTimeField(null=True, blank=True)
-
-    def __str__(self) -> str:
-        return f"{self.prefix}… of {self.user}"
-
-    def get_absolute_url(self) -> str:
-        return reverse("accounts:account")

@@ -1,0 +1,29 @@
+"""Facilities, people, persons, sign-in, sessions, roles and API tokens (app label `accounts`)."""
+
+from auth.models.consent import Acceptance, ErasedIdentity, ErasureRequest, Policy
+from auth.models.people import Facility, Identity, Person, PersonLink, PosixIdentity, User, UserManager
+from auth.models.rights import Group, GroupMember, GroupRole, GroupRule, RoleGrant
+from auth.models.sessions import ApiToken, LoginState, Session, UsedLogoutToken
+
+__all__ = [
+    "Acceptance",
+    "ApiToken",
+    "ErasedIdentity",
+    "ErasureRequest",
+    "Facility",
+    "Group",
+    "GroupMember",
+    "GroupRole",
+    "GroupRule",
+    "Identity",
+    "LoginState",
+    "Person",
+    "PersonLink",
+    "Policy",
+    "PosixIdentity",
+    "RoleGrant",
+    "Session",
+    "UsedLogoutToken",
+    "User",
+    "UserManager",
+]
