@@ -12,6 +12,7 @@ from auth import access, claims, identities, persons
 from auth.models import Identity, LoginState, User
 from auth.oidc import client, discovery, tokens
 from auth.oidc.errors import SignInNotPermitted
+from auth.oidc.proof import Answer, SignInProof
 from auth.providers import Provider
 
 
@@ -33,10 +34,15 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
     def get_user(self, user_id: int | str) -> User | None:
         return access.active_user(user_id)
 
-    def identify(self, attempt: LoginState, code: str) -> tuple[Identity, str]:
-        """Return the identity that the provider's code stands for, and the provider's session id.
+    def identify(self, attempt: LoginState, code: str) -> tuple[Identity, SignInProof]:
+        """Return the identity that the provider's code stands for, and how its owner showed who they are."""
+        answer = self.answer(attempt, code)
+        return self.get_or_create_user(answer.subject, answer.said), answer.proof
 
-        No network call is made inside the transaction; neither token outlives this function.
+    def answer(self, attempt: LoginState, code: str) -> Answer:
+        """Return what the provider's code stands for, checked; nobody is looked up or made.
+
+        No network call is made inside a transaction; the access token does not outlive this function.
         """
         provider = self._provider()
         metadata = discovery.of(provider)
@@ -45,8 +51,12 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
         subject = about_token["sub"]
         self.verify_claims(about_token)
         about_user = client.userinfo(provider, metadata, held.access_token, subject)
-        sid = about_token.get("sid")
-        return self.get_or_create_user(subject, about_token | about_user), claims.clean(sid, 255)
+        proof = SignInProof(
+            sid=claims.clean(about_token.get("sid"), 255),
+            acr=claims.clean(about_token.get("acr"), 255),
+            authenticated_at=tokens.moment(about_token, "auth_time"),
+        )
+        return Answer(subject, about_token | about_user, proof)
 
     def get_token(self, payload: dict[str, str]) -> client.Tokens:
         provider = self._provider()

@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from auth import access, roles
 from auth.middleware import name_identity
 from auth.models import Identity, Session, User
+from auth.oidc.proof import SignInProof
 from auth.sessions import IDENTITY_KEY
 from portal import audit
 from portal.lib.clock import Now
@@ -17,16 +18,19 @@ from portal.lib.errors import Conflict
 from portal.lib.hashing import digest
 
 
-def open_session(request: HttpRequest, user: User, identity: Identity | None, provider_sid: str = "") -> Session:
-    """Sign a user in: new key, fresh lifetime. Another user's session in this browser ends."""
+def open_session(request: HttpRequest, identity: Identity, proof: SignInProof) -> Session:
+    """Sign an identity's user in: new key, fresh lifetime. Another user's session in this browser ends."""
+    user = identity.user
     if SESSION_KEY in request.session:
         request.session.cycle_key()  # Django's login() does so for visitors only
     login(request, user, backend="auth.backends.PortalOIDCBackend")
-    request.session[IDENTITY_KEY] = identity.pk if identity else None
+    request.session[IDENTITY_KEY] = identity.pk
     request.session.save()
     session = access.live_sessions().get(key_hash=digest(request.session.session_key or ""))
     Session.objects.filter(pk=session.pk).update(
-        provider_sid=provider_sid,
+        provider_sid=proof.sid,
+        provider_acr=proof.acr,
+        authenticated_at=proof.authenticated_at,
         user_agent=request.headers.get("User-Agent", "")[:200],
         created_at=Now(),
         last_used_at=Now(),

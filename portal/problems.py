@@ -40,8 +40,17 @@ def of(error: BaseException | None) -> PortalError | None:
     return None
 
 
+def by_script(request: HttpRequest) -> bool:
+    """Whether a program asks, or a script of a page; a redirect or a form would lead nobody anywhere."""
+    return (
+        request.path.startswith("/api/")
+        or "HX-Request" in request.headers
+        or request.headers.get("Sec-Fetch-Dest") == "empty"
+    )
+
+
 def respond(request: HttpRequest, error: PortalError) -> HttpResponse:
-    """Answer a request with an error: JSON under /api/, a page elsewhere."""
+    """Answer a request with an error: JSON for programs and scripts, a page (or what htmx makes of it) for people."""
     if isinstance(error, DatabaseAway):
         return _try_again(request, error)
     if error.blame is not Blame.USER:
@@ -65,7 +74,7 @@ def _try_again(request: HttpRequest, error: DatabaseAway) -> HttpResponse:
 
 def _answer(request: HttpRequest, error: PortalError) -> HttpResponse:
     request_id = getattr(request, "request_id", "")
-    if request.path.startswith("/api/"):
+    if by_script(request) and "HX-Request" not in request.headers:
         return JsonResponse(document(error, request_id), status=error.status, content_type="application/problem+json")
     context = {"error": error, "request_id": request_id, **getattr(error, "context", {})}
     return render(

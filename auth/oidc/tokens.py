@@ -7,6 +7,7 @@ import hashlib
 import math
 import re
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import jwt
@@ -44,6 +45,17 @@ def userinfo_claims(provider: Provider, metadata: Metadata, token: str) -> dict[
     _, claims = _signed(provider, metadata, token)
     _check_issuer_and_audience(provider, claims)
     return claims
+
+
+def moment(claims: dict[str, Any], name: str) -> datetime | None:
+    """Return an optional time of a claim; None when it is not there or makes no sense."""
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _signed(provider: Provider, metadata: Metadata, token: str) -> tuple[dict[str, Any], dict[str, Any]]:

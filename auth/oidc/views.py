@@ -22,6 +22,7 @@ from auth.claims import clean
 from auth.models import Identity, LoginState
 from auth.oidc import discovery, states
 from auth.oidc.errors import LoginError, SignInDenied, SignInRefused, SignInStale
+from auth.oidc.proof import SignInProof
 from auth.providers import Provider
 from auth.redirects import safe_next
 from auth.sessions import SessionStore
@@ -87,8 +88,8 @@ class CallbackView(OIDCAuthenticationCallbackView):
         provider = providers.get(slug)
         try:
             attempt, code = self._answer(request, provider)
-            identity, sid = PortalOIDCBackend(provider).identify(attempt, code)
-            self._open(request, identity, sid)
+            identity, proof = PortalOIDCBackend(provider).identify(attempt, code)
+            self._open(request, identity, proof)
         except LoginError as error:
             note_failure(provider, error)
             raise
@@ -111,9 +112,9 @@ class CallbackView(OIDCAuthenticationCallbackView):
         return attempt, code
 
     @staticmethod
-    def _open(request: HttpRequest, identity: Identity, sid: str) -> None:
+    def _open(request: HttpRequest, identity: Identity, proof: SignInProof) -> None:
         try:
-            services.open_session(request, identity.user, identity, sid)
+            services.open_session(request, identity, proof)
         except UpdateError:
             raise SignInStale("session-ended-meanwhile") from None
 

@@ -15,6 +15,7 @@ from django.test import Client, RequestFactory
 from auth import access, services
 from auth.middleware import SessionPolicy
 from auth.models import Session
+from auth.oidc.proof import SignInProof
 from auth.sessions import SessionStore
 from portal.lib.clock import Now
 from portal.lib.errors import Conflict, Forbidden
@@ -129,7 +130,7 @@ def test_signing_in_changes_the_key_and_keeps_what_hangs_on_the_row(client: Clie
     before = store.session_key
     request = RequestFactory().get("/")
     request.session = store
-    session = services.open_session(request, UserFactory(), None)
+    session = services.open_session(request, IdentityFactory(), SignInProof())
     assert store.session_key != before
     assert Session.objects.get() == session
     assert SessionStore(before).get("colour") is None
@@ -138,20 +139,20 @@ def test_signing_in_changes_the_key_and_keeps_what_hangs_on_the_row(client: Clie
 def test_another_user_in_the_same_browser_ends_the_first_session(client: Client) -> None:
     request = RequestFactory().get("/")
     request.session = SessionStore()
-    first = services.open_session(request, UserFactory(), None)
-    second = services.open_session(request, UserFactory(), None)
+    first = services.open_session(request, IdentityFactory(), SignInProof())
+    second = services.open_session(request, IdentityFactory(), SignInProof())
     first.refresh_from_db()
     assert first.pk != second.pk
     assert first.ended_at is not None
 
 
 def test_the_same_user_again_keeps_the_row_with_a_new_key(client: Client) -> None:
-    user = UserFactory()
+    identity = IdentityFactory()
     request = RequestFactory().get("/")
     request.session = SessionStore()
-    first = services.open_session(request, user, None)
+    first = services.open_session(request, identity, SignInProof())
     key = request.session.session_key
-    second = services.open_session(request, user, None)
+    second = services.open_session(request, identity, SignInProof())
     assert first.pk == second.pk
     assert request.session.session_key != key
 

@@ -262,7 +262,7 @@ def test_another_user_takes_over_the_browser_and_the_first_session_ends(op: Host
     browser.sign_in(op)
     first.refresh_from_db()
     assert first.ended_at is not None
-    assert Session.objects.filter(ended_at=None).get().user == Identity.objects.get().user
+    assert Session.objects.filter(ended_at=None).get().user == Identity.objects.get(subject=op.subject).user
 
 
 @pytest.mark.parametrize("evil", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)"])

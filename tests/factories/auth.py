@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import factory
@@ -12,7 +13,9 @@ from django.test import Client
 
 from auth import services
 from auth.models import Facility, Identity, Person, RoleGrant, Session, User
+from auth.oidc.proof import SignInProof
 from auth.sessions import SessionStore
+from portal.lib import clock
 
 
 class FacilityFactory(factory.django.DjangoModelFactory[Facility]):
@@ -61,12 +64,16 @@ class RoleGrantFactory(factory.django.DjangoModelFactory[RoleGrant]):
     role = "operator"
 
 
-def sign_in(client: Client, user: User, identity: Identity | None = None) -> Session:
-    """Give the test browser a real session of this user, made as a sign-in makes it."""
+def sign_in(client: Client, user: User, identity: Identity | None = None, *, shown: timedelta | None = None) -> Session:
+    """Give the test browser a real session of this user, made as a sign-in makes it.
+
+    They showed who they are just now, or `shown` ago.
+    """
     request = HttpRequest()
     store: SessionBase = SessionStore()
     request.session = store
-    session = services.open_session(request, user, identity)
+    proof = SignInProof(authenticated_at=clock.now() - (shown or timedelta()))
+    session = services.open_session(request, identity or IdentityFactory(user=user), proof)
     client.cookies[settings.SESSION_COOKIE_NAME] = store.session_key or ""
     return session
 

@@ -110,13 +110,15 @@ def account(user: object) -> Account:
     from django.http import HttpRequest
 
     from auth import services, tokens
-    from auth.models import User
+    from auth.models import Identity, User
+    from auth.oidc.proof import SignInProof
     from auth.sessions import SessionStore
 
     assert isinstance(user, User)
     request = HttpRequest()
     request.session = store = SessionStore()
-    services.open_session(request, user, None)
+    identity, _ = Identity.objects.get_or_create(user=user, issuer="https://bench.example", subject=str(user.uid))
+    services.open_session(request, identity, SignInProof())
     scopes = ["instances:read", "instances:write"]
     _, secret = tokens.issue(user, name="bench", scopes=scopes, lasts=timedelta(days=1))
     return Account(secret, store.session_key or "")
