@@ -12,7 +12,7 @@ from django.shortcuts import render
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
-from portal.lib.errors import BadRequest, Blame, DatabaseAway, Forbidden, NotFound, PortalError
+from portal.lib.errors import BadRequest, Blame, DatabaseAway, Forbidden, NotFound, PortalError, TooMany
 
 log = structlog.get_logger("portal.problems")
 
@@ -73,6 +73,13 @@ def _try_again(request: HttpRequest, error: DatabaseAway) -> HttpResponse:
 
 
 def _answer(request: HttpRequest, error: PortalError) -> HttpResponse:
+    response = _document_or_page(request, error)
+    if isinstance(error, TooMany):
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def _document_or_page(request: HttpRequest, error: PortalError) -> HttpResponse:
     request_id = getattr(request, "request_id", "")
     if by_script(request) and "HX-Request" not in request.headers:
         return JsonResponse(document(error, request_id), status=error.status, content_type="application/problem+json")
@@ -114,6 +121,8 @@ def drf_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     headers: dict[str, str] = {}
     if isinstance(error, PortalError):
         problem = error
+        if isinstance(error, TooMany):
+            headers["Retry-After"] = str(error.retry_after)
         if problem.blame is not Blame.USER:
             log.error("problem", code=problem.code, detail=str(problem), exc_info=error.__cause__)
     elif isinstance(error, drf.ValidationError):

@@ -70,6 +70,18 @@ class Conflict(PortalError):
     next_step = "Reload the page and look at the present state."
 
 
+class TooMany(PortalError):
+    """More than a limit on how often allows; `retry_after` (seconds) goes into the header of that name."""
+
+    code, status, blame = "too-many-requests", 429, Blame.USER
+    message = "This was tried too often in a short time."
+    next_step = "Wait a while, then try again."
+
+    def __init__(self, message: str = "", *, next_step: str = "", retry_after: int = 60) -> None:
+        super().__init__(message, next_step=next_step)
+        self.retry_after = retry_after
+
+
 class DatabaseAway(PortalError):
     """PostgreSQL does not answer, refuses, or is too busy; nothing of the request is known to be done."""
 
