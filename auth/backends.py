@@ -8,7 +8,7 @@ from django.db import transaction
 from django.http import HttpRequest
 from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 
-from auth import access, claims, identities, persons
+from auth import access, claims, groups, identities, persons
 from auth.models import Identity, LoginState, User
 from auth.oidc import client, discovery, tokens
 from auth.oidc.errors import SignInNotPermitted
@@ -37,7 +37,7 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
     def identify(self, attempt: LoginState, code: str) -> tuple[Identity, SignInProof]:
         """Return the identity that the provider's code stands for, and how its owner showed who they are."""
         answer = self.answer(attempt, code)
-        return self.get_or_create_user(answer.subject, answer.said), answer.proof
+        return self.get_or_create_user(answer.subject, answer.said, answer.proof.acr), answer.proof
 
     def answer(self, attempt: LoginState, code: str) -> Answer:
         """Return what the provider's code stands for, checked; nobody is looked up or made.
@@ -77,13 +77,14 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
             raise SignInNotPermitted("subject-scope")
         return True
 
-    def get_or_create_user(self, subject: str, said: dict[str, Any]) -> Identity:
+    def get_or_create_user(self, subject: str, said: dict[str, Any], acr: str = "") -> Identity:
         provider = self._provider()
         profile = claims.profile_of(said)
         with transaction.atomic():
             identity = identities.signed_in(provider, subject, profile)
             if provider.person_facility:
                 self._tie_person(identity, said, profile.name)
+            groups.recompute(identity, said, profile, acr)
         return identity
 
     def _tie_person(self, identity: Identity, said: dict[str, Any], name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from django.core.exceptions import ValidationError
@@ -15,8 +15,29 @@ log = structlog.get_logger("auth.claims")
 
 MOST_VALUES = 1000
 LONGEST_VALUE = 2048
-#: names under which entitlements come (AARC-G069, RFC 9068, eduPerson)
-ENTITLEMENTS = ("eduperson_entitlement", "entitlements", "entitlement")
+Table = Mapping[str, tuple[str, ...]]
+
+#: our word for it → the claims that say it; a provider's own table replaces single lines. Of claims that hold one
+#: value the first that says something counts; lists are joined.
+TABLE: Final[Table] = {
+    "name": ("name",),
+    "given_name": ("given_name",),
+    "family_name": ("family_name",),
+    "email": ("email",),
+    "email_verified": ("email_verified",),
+    "verified_emails": ("voperson_verified_email",),
+    "voperson_id": ("voperson_id",),
+    "organisation": ("org_domain", "schac_home_organization"),
+    "orcid": ("orcid", "eduperson_orcid"),
+    "acr": ("acr",),
+    "assurance": ("eduperson_assurance",),
+    "affiliations": ("eduperson_scoped_affiliation", "voperson_external_affiliation"),
+    # AARC-G002, AARC-G069 and RFC 9068, MyAcademicID
+    "entitlements": ("eduperson_entitlement", "entitlements", "entitlement"),
+}
+#: REFEDS Multi-Factor Authentication Profile
+MFA: Final = "https://refeds.org/profile/mfa"
+_REFEDS: Final = "https://refeds.org/assurance"
 
 
 @dataclass(frozen=True)
@@ -35,25 +56,91 @@ class Profile:
     entitlements: tuple[str, ...] = ()
 
 
-def profile_of(claims: Mapping[str, Any]) -> Profile:
+def profile_of(said: Mapping[str, Any], table: Table | None = None) -> Profile:
     """Read a profile out of ID token and userinfo claims together."""
-    email = _email(claims)
-    entitlements = [value for name in ENTITLEMENTS for value in as_list(claims.get(name))]
+    claims = _Claims(said, TABLE | (table or {}))
+    email = claims.email()
     return Profile(
-        name=_name(claims),
+        name=claims.name(),
         email=email,
-        email_verified=bool(email)
-        and (claims.get("email_verified") is True or email in as_list(claims.get("voperson_verified_email"))),
-        voperson_id=_only(claims, "voperson_id"),
-        organisation=clean(_first(claims, "org_domain") or _first(claims, "schac_home_organization")),
-        orcid=clean(_first(claims, "orcid") or _first(claims, "eduperson_orcid"), 64),
-        acr=clean(claims.get("acr"), 255),
-        assurance=_distinct(as_list(claims.get("eduperson_assurance"))),
-        affiliations=_distinct(
-            as_list(claims.get("eduperson_scoped_affiliation")) + as_list(claims.get("voperson_external_affiliation"))
-        ),
-        entitlements=_distinct(entitlements),
+        email_verified=bool(email) and (claims.is_true("email_verified") or email in claims.every("verified_emails")),
+        voperson_id=claims.only("voperson_id"),
+        organisation=claims.line("organisation"),
+        orcid=claims.line("orcid", 64),
+        acr=claims.only("acr"),
+        assurance=claims.every("assurance"),
+        affiliations=claims.every("affiliations"),
+        entitlements=claims.every("entitlements"),
     )
+
+
+@dataclass(frozen=True)
+class _Claims:
+    """What a provider said, asked in our words."""
+
+    said: Mapping[str, Any]
+    table: Table
+
+    def every(self, field: str) -> tuple[str, ...]:
+        values = [value for claim in self.table[field] for value in values_of(self.said, claim)]
+        return tuple(dict.fromkeys(values))[:MOST_VALUES]
+
+    def line(self, field: str, longest: int = 200) -> str:
+        """The first claim with something to show in it, made fit to show."""
+        said = (at(self.said, claim) for claim in self.table[field])
+        lines = (clean(value[0] if isinstance(value, list) and value else value, longest) for value in said)
+        return next(filter(None, lines), "")
+
+    def is_true(self, field: str) -> bool:
+        """Only by `true` itself: `"true"` and 1 are somebody's guess."""
+        return any(at(self.said, claim) is True for claim in self.table[field])
+
+    def only(self, field: str) -> str:
+        """`voperson_id` is formally multi-valued; not exactly one value is as good as none."""
+        values = self.every(field)
+        if len(values) == 1 and len(values[0]) <= 255:
+            return values[0]
+        if any(at(self.said, claim) is not None for claim in self.table[field]):
+            log.warning("claim without exactly one value", field=field, values=len(values))
+        return ""
+
+    def name(self) -> str:
+        return self.line("name") or clean(f"{self.line('given_name')} {self.line('family_name')}")
+
+    def email(self) -> str:
+        email = next(iter(self.every("email")), "")
+        try:
+            validate_email(email)
+        except ValidationError:
+            return ""
+        return email if len(email) <= 254 else ""
+
+
+def at(said: Mapping[str, Any], claim: str) -> object:
+    """Return a claim: by its whole name, else a dot leads into it (`realm_access.roles`)."""
+    if claim in said:
+        return said[claim]
+    inner: object = said
+    for part in claim.split("."):
+        inner = inner.get(part) if isinstance(inner, Mapping) else None
+    return inner
+
+
+def values_of(said: Mapping[str, Any], claim: str) -> list[str]:
+    """Return the plain texts of a claim."""
+    return as_list(at(said, claim))
+
+
+def assured(profile: Profile) -> int:
+    """Return how well the person is known (REFEDS Assurance Framework): 0 unknown, 1 low, 2 medium, 3 high."""
+    words = {
+        f"{_REFEDS}/IAP/low": 1,
+        f"{_REFEDS}/IAP/medium": 2,
+        f"{_REFEDS}/IAP/high": 3,
+        f"{_REFEDS}/profile/cappuccino": 2,
+        f"{_REFEDS}/profile/espresso": 3,
+    }
+    return max((words.get(value, 0) for value in profile.assurance), default=0)
 
 
 def as_list(value: object) -> list[str]:
@@ -80,41 +167,8 @@ def clean(value: object, longest: int = 200) -> str:
 
 def person_id(claims: Mapping[str, Any], claim: str) -> str:
     """Return the user office's id of the person, when the claim holds exactly one plain short text."""
-    values = as_list(claims.get(claim))
+    values = values_of(claims, claim)
     return values[0] if len(values) == 1 and len(values[0]) <= 100 else ""
-
-
-def _name(claims: Mapping[str, Any]) -> str:
-    whole = clean(claims.get("name"))
-    return whole or clean(f"{clean(claims.get('given_name'))} {clean(claims.get('family_name'))}")
-
-
-def _email(claims: Mapping[str, Any]) -> str:
-    email = _first(claims, "email")
-    try:
-        validate_email(email)
-    except ValidationError:
-        return ""
-    return email if len(email) <= 254 else ""
-
-
-def _first(claims: Mapping[str, Any], name: str) -> str:
-    values = as_list(claims.get(name))
-    return values[0] if values else ""
-
-
-def _only(claims: Mapping[str, Any], name: str) -> str:
-    """`voperson_id` is formally multi-valued; not exactly one value is as good as none."""
-    values = as_list(claims.get(name))
-    if len(values) == 1 and len(values[0]) <= 255:
-        return values[0]
-    if name in claims:
-        log.warning("claim without exactly one value", claim=name, values=len(values))
-    return ""
-
-
-def _distinct(values: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(values))[:MOST_VALUES]
 
 
 def _is_plain(value: str) -> bool:

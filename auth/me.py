@@ -69,8 +69,11 @@ class MeView(APIView):
             "name": user.display_name,
             "email": user.email,
             "roles": [
-                {"role": grant.role, "facility": grant.facility.slug if grant.facility else None}
-                for grant in roles.grants_of(user).select_related("facility").order_by("pk")
+                {"role": role, "facility": facility}
+                for role, facility in sorted(
+                    {(held.role, held.facility.slug if held.facility else None) for held in roles.held_by(user)},
+                    key=str,
+                )
             ],
             "persons": [
                 {"facility": person.facility.slug, "id": person.external_id}

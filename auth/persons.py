@@ -1,22 +1,61 @@
-"""Ties people who sign in to the persons a facility's user office knows: by one authoritative claim, never by e-mail,
-name or ORCID."""
+"""Ties people who sign in to the persons whom facilities' user offices know.
+
+By a claim of a provider that is authoritative for the facility, by a one-time link that the person was sent, or by an
+operator; never by e-mail, name or ORCID. A person is one user's, and a user is one person at each facility.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
 
 import structlog
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
+from django.urls import reverse
 
-from auth.models import Facility, Person, RoleGrant, User
+from auth import claims, roles
+from auth.models import Facility, Person, PersonLink, RoleGrant, User
 from auth.roles import Role
 from portal import audit
 from portal.audit import AuditEvent
+from portal.lib import hashing
 from portal.lib.clock import Now
+from portal.lib.errors import Blame, Conflict, Forbidden, PortalError
 
 log = structlog.get_logger("auth.persons")
 
 #: the source of the grants that settings.PERSON_ROLES makes; others are left alone
 FROM_SETTINGS = "PERSON_ROLES"
+#: how long a link may be redeemed
+LINK_LIFE: Final = timedelta(days=7)
+
+
+class LinkDead(PortalError):
+    """One answer for all links that are of no use: which it was is in the audit row."""
+
+    code, status, blame = "person-link-dead", 404, Blame.USER
+    message = "This link is not valid: it was used, withdrawn or replaced, or is too old."
+    next_step = "Ask your user office for a new one."
+
+
+class TiedAlready(Conflict):
+    code = "person-tied"
+    message = "This person of the user office belongs to another account, or this account to another person."
+    next_step = "Sign in with the account that you used before, or ask an operator of the portal."
+
+
+# ---- by claim ----
+def tie_by_claims(user: User, said: Mapping[str, Any], facility_claims: Mapping[str, str], name: str) -> list[Person]:
+    """Tie the user to the persons that a provider's authoritative claims (claim → facility) name; return them."""
+    found = (
+        tie_by_claim(user, facility, external_id, name)
+        for claim, facility in facility_claims.items()
+        if (external_id := claims.person_id(said, claim))
+    )
+    return [person for person in found if person is not None]
 
 
 def tie_by_claim(user: User, facility_slug: str, external_id: str, name: str) -> Person | None:
@@ -32,12 +71,11 @@ def tie_by_claim(user: User, facility_slug: str, external_id: str, name: str) ->
     person, _ = Person.objects.get_or_create(facility=facility, external_id=external_id, defaults={"name": name})
     if person.user_id == user.pk:
         return person
-    about = ("person", f"{facility.slug}/{external_id}")
-    if not _take(person, user):
-        audit.record("person_tied", actor=user, about=about, result=AuditEvent.Result.REFUSED, reason="tied-to-another")
+    if not _take(person, user, Person.TiedBy.CLAIM):
+        _refused(person, actor=user, reason="tied-to-another")
         return None
+    audit.record("person_tied", actor=user, about=about(person), by=Person.TiedBy.CLAIM.value)
     person.refresh_from_db()
-    audit.record("person_tied", actor=user, about=about, by=Person.TiedBy.CLAIM.value)
     return person
 
 
@@ -70,13 +108,125 @@ def person_roles() -> dict[str, set[Role]]:
     return roles
 
 
-def _take(person: Person, user: User) -> bool:
+# ---- by a one-time link ----
+def make_link(person: Person, by: User) -> tuple[PersonLink, str]:
+    """Make the link by which whoever holds it becomes this person; return it with its address, shown this once.
+
+    The secret is behind the `#`, which browsers send to nobody. Links made earlier for the person are withdrawn.
+    """
+    roles.require(by, "tie-person", person.facility)
+    secret = hashing.random_secret()
+    with transaction.atomic():
+        if _locked(person).user_id is not None:
+            raise TiedAlready
+        _withdraw(PersonLink.objects.filter(person=person))
+        link = PersonLink.objects.create(
+            person=person, token_hash=hashing.digest(secret), made_by=by, expires_at=Now() + LINK_LIFE
+        )
+        audit.record("person_link_made", actor=by, about=about(person), link=link.pk)
+    link.refresh_from_db()
+    return link, f"{settings.PORTAL_URL}{reverse('accounts:person-link')}#{secret}"
+
+
+def withdraw_link(link: PersonLink, by: User) -> None:
+    """Make a link worthless, unless it was used."""
+    roles.require(by, "tie-person", link.person.facility)
+    with transaction.atomic():
+        if not _withdraw(PersonLink.objects.filter(pk=link.pk)):
+            raise Conflict("This link was used or withdrawn already.")
+        audit.record("person_link_withdrawn", actor=by, about=about(link.person), link=link.pk)
+
+
+def redeem(user: User, token: str) -> Person:
+    """Make a signed-in user the person that a link is for. Of many at once one succeeds; a refusal spends nothing."""
+    link = PersonLink.objects.select_related("person__facility").filter(token_hash=hashing.digest(token)).first()
+    if link is None:
+        audit.record("person_tied", actor=user, result=AuditEvent.Result.REFUSED, reason="link-unknown")
+        raise LinkDead
+    try:
+        with transaction.atomic():
+            if not _open(PersonLink.objects.filter(pk=link.pk)).update(redeemed_at=Now(), redeemed_by=user):
+                raise LinkDead
+            if not _take(link.person, user, Person.TiedBy.LINK):
+                raise TiedAlready
+            audit.record("person_tied", actor=user, about=about(link.person), by=Person.TiedBy.LINK.value, link=link.pk)
+    except PortalError as error:
+        _refused(link.person, actor=user, reason=error.code)
+        raise
+    link.person.refresh_from_db()
+    return link.person
+
+
+# ---- by an operator ----
+def tie_by_operator(person: Person, user: User, by: User) -> None:
+    """Tie a user to a person on an operator's word; operators do not give themselves somebody's experiments."""
+    roles.require(by, "tie-person", person.facility)
+    try:
+        if user.pk == by.pk:
+            raise Forbidden("Nobody ties their own account; ask another operator, or the user office for a link.")
+        with transaction.atomic():
+            if not user.may_sign_in or not _take(person, user, Person.TiedBy.OPERATOR):
+                raise TiedAlready
+            _withdraw(PersonLink.objects.filter(person=person))
+            audit.record(
+                "person_tied",
+                actor=by,
+                on_behalf_of=user,
+                about=about(person),
+                by=Person.TiedBy.OPERATOR.value,
+            )
+    except PortalError as error:
+        _refused(person, actor=by, on_behalf_of=user, reason=error.code)
+        raise
+    person.refresh_from_db()
+
+
+def untie(person: Person, by: User) -> None:
+    """Part a person from their user, who loses the person's experiments at once."""
+    roles.require(by, "tie-person", person.facility)
+    with transaction.atomic():
+        user = _locked(person).user
+        if user is None:
+            raise Conflict("This person is tied to nobody.")
+        Person.objects.filter(pk=person.pk).update(user=None, tied_by="", tied_at=None)
+        audit.record("person_untied", actor=by, on_behalf_of=user, about=about(person))
+    person.refresh_from_db()
+
+
+# ---- parts ----
+def about(person: Person) -> tuple[str, str]:
+    return "person", f"{person.facility.slug}/{person.external_id}"
+
+
+def _locked(person: Person) -> Person:
+    return Person.objects.select_for_update(of=("self",)).select_related("user").get(pk=person.pk)
+
+
+def _take(person: Person, user: User, by: Person.TiedBy) -> bool:
+    """Tie if nobody has the person and the user is nobody else at the facility; both are the database's word."""
     try:
         with transaction.atomic():
             return bool(
-                Person.objects.filter(pk=person.pk, user__isnull=True).update(
-                    user=user, tied_by=Person.TiedBy.CLAIM, tied_at=Now()
-                )
+                Person.objects.filter(pk=person.pk, user__isnull=True).update(user=user, tied_by=by, tied_at=Now())
             )
     except IntegrityError:  # the user is another person of this facility already
         return False
+
+
+def _open(links: QuerySet[PersonLink]) -> QuerySet[PersonLink]:
+    return links.filter(redeemed_at__isnull=True, withdrawn_at__isnull=True, expires_at__gt=Now())
+
+
+def _withdraw(links: QuerySet[PersonLink]) -> int:
+    return links.filter(redeemed_at__isnull=True, withdrawn_at__isnull=True).update(withdrawn_at=Now())
+
+
+def _refused(person: Person, *, actor: User, reason: str, on_behalf_of: User | None = None) -> None:
+    audit.record(
+        "person_tied",
+        actor=actor,
+        on_behalf_of=on_behalf_of,
+        about=about(person),
+        result=AuditEvent.Result.REFUSED,
+        reason=reason,
+    )

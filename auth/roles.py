@@ -1,23 +1,29 @@
-"""Who may do what: the only table of permissions. A service asks `require(user, action, thing)`.
+"""Who may do what: the only table of permissions. A service asks `require(user, action, facility)`.
 
-Platform roles are grants (auth.RoleGrant); roles on an instance are memberships (instances.Member) and come in as
-`role_on`. Expired means gone, to the second.
+Platform roles are held by grant (auth.RoleGrant) or as a member of a group (auth.GroupMember), at one facility or at
+all; roles on an instance are memberships (instances.Member). Expired means gone, to the second, by the database's
+clock.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, StrEnum, auto
+from typing import TYPE_CHECKING, Any, Final
 
-from django.db.models import Q
+from django.db import connection
+from django.db.models import Exists, F, Q, Value
+from django.db.models.functions import Concat
 
 from portal.lib.clock import Now
 from portal.lib.errors import Forbidden
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
+    from django.db.models.expressions import Combinable
 
-    from auth.models import Facility, RoleGrant, User
+    from auth.models import Facility, GroupMember, RoleGrant, User
 
 
 class Role(StrEnum):
@@ -42,13 +48,33 @@ class InstanceRole(StrEnum):
     SUPPORT = "support"
 
 
-#: platform action → roles that may; an action that is not listed does not exist
+class Where(Enum):
+    """Asked instead of a facility: is there any place where somebody may?"""
+
+    SOMEWHERE = auto()
+
+
+SOMEWHERE: Final = Where.SOMEWHERE
+
+_RUN: Final = frozenset({Role.ADMIN, Role.OPERATOR})
+
+#: platform action → roles that may; an action that is not listed does not exist. None of them opens an experiment.
 PLATFORM: dict[str, frozenset[Role]] = {
-    "open-admin": frozenset({Role.ADMIN, Role.OPERATOR}),
-    "see-all-instances": frozenset({Role.ADMIN, Role.OPERATOR, Role.IT_SUPPORT}),
-    "stop-any-instance": frozenset({Role.ADMIN, Role.OPERATOR}),
-    "instance-without-experiment": frozenset({Role.ADMIN, Role.STAFF, Role.VISITOR}),
-    "suspend-user": frozenset({Role.ADMIN, Role.OPERATOR}),
+    "open-admin": _RUN,
+    "see-people": _RUN,
+    "see-audit": _RUN,
+    "grant-roles": _RUN,
+    "manage-groups": _RUN,
+    "tie-person": _RUN,
+    "end-any-session": _RUN,
+    "suspend-user": _RUN,
+    "erase-user": frozenset({Role.ADMIN}),
+    "manage-policies": frozenset({Role.ADMIN}),
+    "stop-any-instance": _RUN,
+    "see-all-instances": _RUN | {Role.IT_SUPPORT},
+    "see-current-instances": _RUN | {Role.IT_SUPPORT, Role.INSTRUMENT_CONTROL},
+    "see-instances-of-instrument": _RUN | {Role.IT_SUPPORT, Role.INSTRUMENT_SCIENTIST},
+    "instance-without-experiment": _RUN | {Role.STAFF, Role.VISITOR},
 }
 
 #: action on an instance → roles on it that may
@@ -64,28 +90,111 @@ ON_INSTANCE: dict[str, frozenset[InstanceRole]] = {
 }
 
 
-def grants_of(user: User) -> QuerySet[RoleGrant]:
-    """Return the roles that a user holds now."""
+# ---- what somebody holds ----
+@dataclass(frozen=True)
+class Held:
+    """One role that somebody holds now."""
+
+    role: Role
+    #: None: at all of them
+    facility: Facility | None
+    #: None: for good
+    until: datetime | None
+    #: where it comes from, in words
+    source: str
+
+    def covers(self, facility: Facility | Where | None) -> bool:
+        """Tell whether it is valid there; only a role for all facilities is valid for the whole portal (None)."""
+        return self.facility is None or facility is SOMEWHERE or self.facility == facility
+
+
+_UNEXPIRED = Q(expires_at__isnull=True) | Q(expires_at__gt=Now())
+
+
+def live_grants() -> QuerySet[RoleGrant]:
+    """Return the grants that count now."""
     from auth.models import RoleGrant
 
-    return RoleGrant.objects.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=Now()), user=user)
+    return RoleGrant.objects.filter(_UNEXPIRED)
 
 
-def may(user: User | Any, action: str, facility: Facility | None = None) -> bool:
-    """Tell whether a platform role of this user allows the action, at the facility asked for (None: anywhere)."""
-    allowed = PLATFORM[action]
+def live_memberships() -> QuerySet[GroupMember]:
+    """Return the memberships that count now: not lapsed, and by a rule that is still in force (or by hand).
+
+    With `group__roles` joined; a provider's word makes nobody admin unless the rule asks for assurance and a second
+    factor, however the role came to the group.
+    """
+    from auth.models import GroupMember, GroupRule
+
+    by_hand = Q(rule__isnull=True)
+    strict = Q(rule__requires_mfa=True, rule__minimum_assurance__in=GroupRule.FIT_FOR_ADMIN)
+    return GroupMember.objects.filter(
+        _UNEXPIRED, by_hand | Q(rule__enabled=True), ~Q(group__roles__role=Role.ADMIN) | by_hand | strict
+    )
+
+
+def held_by(user: User | Any) -> list[Held]:
+    """Return every role that the user holds now, by grant or in a group; one statement. Nobody suspended holds one."""
     if not user.is_authenticated or not user.may_sign_in:
-        return False
-    grants = grants_of(user).filter(role__in=allowed)
-    if facility is not None:
-        grants = grants.filter(Q(facility__isnull=True) | Q(facility=facility))
-    return grants.exists()
+        return []
+    granted = live_grants().filter(user=user)
+    columns = ("facility_id", "facility__slug", "facility__name", "expires_at")
+    in_groups = live_memberships().filter(user=user, group__roles__isnull=False)
+    facility = "group__roles__facility"
+    rows = granted.values_list("role", *columns, "source").union(
+        in_groups.values_list(
+            "group__roles__role",
+            f"{facility}_id",
+            f"{facility}__slug",
+            f"{facility}__name",
+            "expires_at",
+            Concat(Value("group "), F("group__title")),
+        ),
+        all=True,
+    )
+    return sorted((_held(*row) for row in rows), key=lambda held: (held.role, str(held.facility), str(held.until)))
 
 
-def require(user: User | Any, action: str, facility: Facility | None = None) -> None:
+def _held(role: str, pk: int | None, slug: str, name: str, until: datetime | None, source: str) -> Held:
+    from auth.models import Facility
+
+    fields = ("id", "slug", "name")
+    facility = Facility.from_db(connection.alias, fields, (pk, slug, name)) if pk is not None else None
+    return Held(Role(role), facility, until, source)
+
+
+# ---- the questions ----
+def may(user: User | Any, action: str, facility: Facility | Where | None = SOMEWHERE) -> bool:
+    """Tell whether a role of this user allows the action: at a facility, on the whole portal (None), or somewhere."""
+    allowed = PLATFORM[action]
+    return any(held.role in allowed and held.covers(facility) for held in held_by(user))
+
+
+def require(user: User | Any, action: str, facility: Facility | Where | None = SOMEWHERE) -> None:
     """Raise `Forbidden` unless `may`."""
     if not may(user, action, facility):
         raise Forbidden
+
+
+def may_in_sql(action: str, user: Combinable, facility: Combinable) -> Q:
+    """Return `may` as a condition on columns; it leaves out whether the user is suspended."""
+    allowed = PLATFORM[action]
+    granted = live_grants().filter(Q(facility=None) | Q(facility=facility), user=user, role__in=allowed)
+    there = Q(group__roles__facility=None) | Q(group__roles__facility=facility)
+    in_groups = live_memberships().filter(there, user=user, group__roles__role__in=allowed)
+    return Q(Exists(granted)) | Q(Exists(in_groups))
+
+
+def powers(role: Role) -> frozenset[str]:
+    """Return the actions that a role allows."""
+    return frozenset(action for action, allowed in PLATFORM.items() if role in allowed)
+
+
+def may_grant(by: User | Any, role: Role, facility: Facility | None) -> bool:
+    """Tell whether somebody may give this role at this facility (None: at all): only one with all its powers there."""
+    held = [held for held in held_by(by) if held.covers(facility)]
+    own = frozenset[str]().union(*(powers(held.role) for held in held))
+    return "grant-roles" in own and powers(role) <= own
 
 
 def may_on_instance(role: InstanceRole | str | None, action: str) -> bool:

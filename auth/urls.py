@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from auth import me, views
+from auth import me, person_views, views
 from auth.oidc.views import CallbackView, LoginView
 
 app_name = "accounts"
@@ -14,6 +14,7 @@ urlpatterns = [
     path("logout/", views.logout, name="logout"),
     path("account/", views.account, name="account"),
     path("account/sessions/<uuid:uid>/end/", views.end_session, name="end-session"),
+    path("person/", person_views.redeem, name="person-link"),
     path("<slug:slug>/login/", LoginView.as_view(), name="login"),
     path("<slug:slug>/callback/", CallbackView.as_view(), name="callback"),
 ]

@@ -48,7 +48,7 @@ def account(request: HttpRequest) -> HttpResponse:
         "accounts/account.html",
         {
             "identities": user.identities.order_by("first_login_at"),
-            "grants": roles.grants_of(user).select_related("facility").order_by("role"),
+            "grants": roles.held_by(user),
             "persons": user.persons.select_related("facility").order_by("facility__name"),
             "sessions": access.live_sessions().filter(user=user).order_by("-last_used_at"),
             "homes_template": _homes_template(),

@@ -45,6 +45,7 @@ TABLE = {
     "auth/logout/": Route("/auth/logout/", EVERYBODY, "POST"),
     "auth/account/": Route("/auth/account/", SIGNED_IN, "GET"),
     "auth/account/sessions/<uuid:uid>/end/": Route("/auth/account/sessions/{session}/end/", OWNER, "POST"),
+    "auth/person/": Route("/auth/person/", EVERYBODY, "GET POST"),
     "auth/<slug:slug>/login/": Route("/auth/{provider}/login/", EVERYBODY, "GET POST"),
     "auth/<slug:slug>/callback/": Route("/auth/{provider}/callback/", EVERYBODY, "GET"),
     "instances/": Route("/instances/", SIGNED_IN, "GET"),

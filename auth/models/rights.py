@@ -81,6 +81,9 @@ class GroupRule(models.Model):
         MEDIUM = "medium", "medium: seen by the home institution"
         HIGH = "high", "high: identity document checked"
 
+    #: what a rule must ask for before it may make admins, together with a second factor
+    FIT_FOR_ADMIN = (Assurance.MEDIUM, Assurance.HIGH)
+
     provider = models.SlugField(max_length=40)
     kind = models.CharField(max_length=12, choices=Kind, default=Kind.ENTITLEMENT)
     namespace = models.CharField(max_length=255, blank=True, help_text="urn:<nid>:<namespace>, all before :group:")
@@ -103,6 +106,11 @@ class GroupRule(models.Model):
     def __str__(self) -> str:
         said = self.value if self.kind == self.Kind.CLAIM else f"{self.namespace}:group:{self.path}"
         return f"{said} at {self.provider} → {self.group}"
+
+    @property
+    def is_fit_for_admin(self) -> bool:
+        """A provider's word alone makes nobody admin: the person must be known, and have shown a second factor."""
+        return self.requires_mfa and self.minimum_assurance in self.FIT_FOR_ADMIN
 
 
 class GroupMember(models.Model):

@@ -14,12 +14,23 @@ from tests.factories.auth import FacilityFactory, RoleGrantFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
+RUN = {"admin", "operator"}
 EXPECTED = {
-    "open-admin": {"admin", "operator"},
-    "see-all-instances": {"admin", "operator", "it-support"},
-    "stop-any-instance": {"admin", "operator"},
-    "instance-without-experiment": {"admin", "staff", "visitor"},
-    "suspend-user": {"admin", "operator"},
+    "open-admin": RUN,
+    "see-people": RUN,
+    "see-audit": RUN,
+    "grant-roles": RUN,
+    "manage-groups": RUN,
+    "tie-person": RUN,
+    "end-any-session": RUN,
+    "suspend-user": RUN,
+    "erase-user": {"admin"},
+    "manage-policies": {"admin"},
+    "stop-any-instance": RUN,
+    "see-all-instances": RUN | {"it-support"},
+    "see-current-instances": RUN | {"it-support", "instrument-control"},
+    "see-instances-of-instrument": RUN | {"it-support", "instrument-scientist"},
+    "instance-without-experiment": RUN | {"staff", "visitor"},
 }
 
 
