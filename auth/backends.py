@@ -71,9 +71,11 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
         )
 
     def verify_claims(self, claims: dict[str, Any]) -> bool:
-        """Refuse subjects outside the scopes that this provider may assert."""
-        allowed = self._provider().asserts_scopes
-        if allowed and claims["sub"].rpartition("@")[2].lower() not in allowed:
+        """Refuse subjects outside the scopes that this provider may assert, and those that stand for nobody."""
+        provider, subject = self._provider(), claims["sub"].lower()
+        if subject in {known.lower() for known in provider.monitoring_subjects}:
+            raise SignInNotPermitted("monitoring-account")
+        if provider.subject_scopes and subject.rpartition("@")[2] not in provider.subject_scopes:
             raise SignInNotPermitted("subject-scope")
         return True
 
@@ -82,18 +84,14 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
         profile = claims.profile_of(said)
         with transaction.atomic():
             identity = identities.signed_in(provider, subject, profile)
-            if provider.person_facility:
-                self._tie_person(identity, said, profile.name)
+            for claim, facility in provider.facility_claims.items():
+                external_id = claims.person_id(said, claim)
+                person = (
+                    persons.tie_by_claim(identity.user, facility, external_id, profile.name) if external_id else None
+                )
+                persons.grant_configured_roles(identity.user, facility, person)
             groups.recompute(identity, said, profile, acr)
         return identity
-
-    def _tie_person(self, identity: Identity, said: dict[str, Any], name: str) -> None:
-        provider = self._provider()
-        external_id = claims.person_id(said, provider.person_claim)
-        person = (
-            persons.tie_by_claim(identity.user, provider.person_facility, external_id, name) if external_id else None
-        )
-        persons.grant_configured_roles(identity.user, person)
 
     def _provider(self) -> Provider:
         if self.provider is None:

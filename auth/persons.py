@@ -79,11 +79,11 @@ def tie_by_claim(user: User, facility_slug: str, external_id: str, name: str) ->
     return person
 
 
-def grant_configured_roles(user: User, person: Person | None) -> None:
-    """Give the roles that the settings list for this person, and take back those they no longer list."""
-    listed = person_roles().get(person.external_id, set()) if person else set()
-    ours = RoleGrant.objects.filter(user=user, source=FROM_SETTINGS)
-    gone, _ = ours.exclude(role__in=listed, facility=person.facility if person else None).delete()
+def grant_configured_roles(user: User, facility_slug: str, person: Person | None) -> None:
+    """Give the roles that the settings list for this person of the facility, and take back those no longer listed."""
+    listed = person_roles().get(f"{facility_slug}/{person.external_id}", set()) if person else set()
+    ours = RoleGrant.objects.filter(user=user, source=FROM_SETTINGS, facility__slug=facility_slug)
+    gone, _ = ours.exclude(role__in=listed).delete()
     made = [
         role
         for role in sorted(listed)
@@ -97,14 +97,14 @@ def grant_configured_roles(user: User, person: Person | None) -> None:
 
 
 def person_roles() -> dict[str, set[Role]]:
-    """Return settings.PERSON_ROLES as {external id: roles}; entries that make no sense give nothing."""
+    """Return settings.PERSON_ROLES as {facility/external id: roles}; entries that make no sense give nothing."""
     roles: dict[str, set[Role]] = {}
     for entry in settings.PERSON_ROLES:
-        external_id, _, role = entry.rpartition("=")
-        if external_id and role in {known.value for known in Role}:
-            roles.setdefault(external_id, set()).add(Role(role))
+        person, _, role = entry.rpartition("=")
+        if all(person.partition("/")) and role in {known.value for known in Role}:
+            roles.setdefault(person, set()).add(Role(role))
         else:
-            log.error("PERSON_ROLES has an entry that is no <person>=<role>", entry=entry)
+            log.error("PERSON_ROLES has an entry that is no <facility>/<person>=<role>", entry=entry)
     return roles
 
 

@@ -1,23 +1,30 @@
-"""The OpenID providers people may sign in with: configuration, not rows. One today, from settings; the rest of the
-code knows them by slug, so that a file may list several."""
+"""The OpenID providers people may sign in with, side by side: configuration, not rows.
+
+They come from the file that BEAMPORT_PROVIDERS names; in the demo its own provider stands beside them. The rest of the
+code knows a provider by its slug.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Final
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.signals import setting_changed
 from django.urls import reverse
 
+from auth import providers_file
+from auth.providers_file import ALGORITHMS
 from portal.lib.errors import NotFound
 
-#: signature algorithms we accept: asymmetric ones only, whatever a provider announces
-ALGORITHMS: Final = frozenset(
-    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
-)
+#: what community proxies and their monitoring sign in with to see whether a service is up; they are nobody
+MONITORING: Final = frozenset({"test@eduteams.org"})
+SCOPES: Final = ("openid", "profile", "email", "eduperson_entitlement", "eduperson_assurance", "voperson_id")
 
 
 @dataclass(frozen=True)
@@ -29,17 +36,34 @@ class Provider:
     issuer: str
     client_id: str
     client_secret: str = field(repr=False)
-    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    #: for whom it is, under the button
+    description: str = ""
+    #: a picture as a data: address
+    logo: str = field(default="", repr=False)
+    scopes: tuple[str, ...] = SCOPES
     algorithms: frozenset[str] = ALGORITHMS
     #: audiences of an ID token besides our own client id that are no offence
     extra_audiences: frozenset[str] = frozenset()
-    #: where the part of `sub` after @ must lie; empty: not checked
+    #: what it may speak for: parts of `sub` after @, and `urn:` namespaces of entitlements
     asserts_scopes: frozenset[str] = frozenset()
     #: hosts besides the issuer's own on which its endpoints may lie
     endpoint_hosts: frozenset[str] = frozenset()
-    #: the claim that names a person at the user office of `person_facility` (a slug; empty: none)
-    person_claim: str = ""
-    person_facility: str = ""
+    #: networks that are not public and may hold it all the same
+    private_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    #: PKCE is always sent; `require`: and the provider must announce that it checks it
+    pkce: Literal["send", "require"] = "send"
+    monitoring_subjects: frozenset[str] = MONITORING
+    #: how well it must know an account (REFEDS identity proofing: low, medium, high), and how that may have signed in
+    required_assurance: str = ""
+    required_acr: tuple[str, ...] = ()
+    #: claims that name a person at the user office of a facility (by its slug), for which the provider is authoritative
+    facility_claims: Mapping[str, str] = field(default_factory=dict)
+    #: names of claims where they differ from the usual: our field → theirs (auth/claims.py)
+    claims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: sign out there too when somebody signs out here
+    end_session: bool = True
+    #: its logout wants the ID token back (`id_token_hint`), which is then kept, encrypted
+    keeps_id_token: bool = False
     #: http and private addresses: the demo only
     allow_private: bool = False
 
@@ -56,26 +80,26 @@ class Provider:
     def host(self) -> str:
         return urlsplit(self.issuer).hostname or ""
 
+    @property
+    def subject_scopes(self) -> frozenset[str]:
+        """Where the part of `sub` after @ must lie, in small letters; empty: anywhere."""
+        return frozenset(scope.lower() for scope in self.asserts_scopes if not scope.startswith("urn:"))
+
+    @property
+    def namespaces(self) -> frozenset[str]:
+        """The entitlement namespaces that it may assert, byte for byte; empty: none."""
+        return frozenset(scope for scope in self.asserts_scopes if scope.startswith("urn:"))
+
 
 @cache
 def registry() -> dict[str, Provider]:
-    if not settings.OIDC_ISSUER:
-        return {}
-    only = Provider(
-        slug=settings.OIDC_SLUG,
-        title=settings.OIDC_TITLE,
-        issuer=settings.OIDC_ISSUER,
-        client_id=settings.OIDC_CLIENT_ID,
-        client_secret=settings.OIDC_CLIENT_SECRET,
-        scopes=tuple(settings.OIDC_SCOPES),
-        asserts_scopes=frozenset(scope.lower() for scope in settings.OIDC_ASSERTS_SCOPES),
-        endpoint_hosts=frozenset(settings.OIDC_ENDPOINT_HOSTS),
-        extra_audiences=frozenset(settings.OIDC_EXTRA_AUDIENCES),
-        person_claim=settings.OIDC_PERSON_CLAIM,
-        person_facility=settings.OIDC_PERSON_FACILITY,
-        allow_private=settings.DEMO,
-    )
-    return {only.slug: only}
+    """Return the providers by slug, in the order of the file; raises BadProviders when the file is wrong."""
+    demo = settings.DEMO
+    found = {"demo": Provider(**settings.DEMO_PROVIDER, allow_private=True)} if settings.DEMO_PROVIDER else {}
+    if settings.PROVIDERS_FILE:
+        listed = providers_file.read(Path(settings.PROVIDERS_FILE), demo=demo)
+        found |= {slug: Provider(slug=slug, **given, allow_private=demo) for slug, given in listed.items()}
+    return found
 
 
 def every() -> list[Provider]:
@@ -90,9 +114,12 @@ def get(slug: str) -> Provider:
         raise NotFound from None
 
 
+_read_again = registry.cache_clear
+
+
 def _forget(*, setting: str, **_: object) -> None:
-    if setting.startswith("OIDC_") or setting in ("DEMO", "PORTAL_URL"):
-        registry.cache_clear()
+    if setting in ("PROVIDERS_FILE", "DEMO_PROVIDER", "DEMO"):
+        _read_again()
 
 
 setting_changed.connect(_forget)

@@ -13,12 +13,17 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register, run_checks
 
+from auth.providers import registry
+from auth.providers_file import BadProviders
 from portal.lib import sites
 
 #: number, whether it is wrong, what is wrong, what to do
 Rule = tuple[int, bool, str, str]
 _MAKE_ONE = "Make one with `openssl rand -base64 48`."
+_PROVIDERS = "Write one as docs/operate/sign-in.md says; deploy/providers/ has an example for each kind."
 _SHORTEST = 32
+#: those that the demo makes itself
+_DEMO_VARIABLES = ("OIDC_CLIENT_SECRET", "OIDC_CLIENT_SECRET_FILE")
 #: a random text of that length has more different characters
 _FEWEST_CHARACTERS = 10
 
@@ -27,8 +32,8 @@ _FEWEST_CHARACTERS = 10
 def refuse_unsafe(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Refuse what would be unsafe; the demo may do on loopback what production may not."""
     if settings.DEMO:
-        return _errors([*_keys(), *_places(), *_demo()])
-    return [*_errors([*_keys(), *_places(), *_production()]), *_near()]
+        return _errors([*_keys(), *_places(), *_providers(), *_demo()])
+    return [*_errors([*_keys(), *_places(), *_providers(), *_production()]), *_near()]
 
 
 def stop_if_unsafe() -> None:
@@ -101,6 +106,24 @@ def _open(folder: Path, bits: int = stat.S_IWOTH) -> bool:
         return False
 
 
+def _providers() -> list[Rule]:
+    """What is wrong with the file of providers; and variables of a portal that knew one provider only."""
+    old = sorted(name for name in os.environ if name.startswith("OIDC_") and name not in _DEMO_VARIABLES)
+    told = f"No longer read: {', '.join(old)}. Providers stand in the file that BEAMPORT_PROVIDERS names."
+    return [
+        (8, bool(old), told, _PROVIDERS),
+        *((18, True, fault, _PROVIDERS) for fault in _provider_faults()),
+    ]
+
+
+def _provider_faults() -> list[str]:
+    try:
+        registry()
+    except BadProviders as error:
+        return error.faults
+    return []
+
+
 def _demo() -> list[Rule]:
     outside = urlsplit(settings.PORTAL_URL).hostname not in ("localhost", "127.0.0.1", "::1")
     return [(5, outside, "BEAMPORT_DEMO is set on an address that is not loopback.", "Unset it, or use localhost.")]
@@ -110,14 +133,11 @@ def _production() -> list[Rule]:
     portal, apps = _hosts()
     plain = not settings.PORTAL_URL.startswith("https://")
     tls = "Give the gateway a certificate or put TLS in front, or set BEAMPORT_DEMO=1 for a trial on loopback."
-    issuer = not settings.OIDC_ISSUER.startswith("https://")
-    exact = "Set it to your provider's issuer, exactly as it announces it."
     memory = any(path.startswith("instances.providers.memory.") for path in settings.PROVIDER_KINDS.values())
     return [
         (6, settings.DEBUG, "DEBUG is on.", "It stays off; look into the logs under the request id."),
         (7, plain, "PORTAL_URL is not https.", tls),
-        (8, issuer, "OIDC_ISSUER is not an https address.", exact),
-        (9, not settings.OIDC_CLIENT_SECRET, "OIDC_CLIENT_SECRET is empty.", "Set OIDC_CLIENT_SECRET_FILE."),
+        (9, not settings.PROVIDERS_FILE, "BEAMPORT_PROVIDERS names no file of sign-in providers.", _PROVIDERS),
         (15, _open_database(), "DATABASE_URL reaches PostgreSQL over TCP without a password.",
          "Give its user a password or a client certificate (sslcert), or use its unix socket."),
         (16, _open_redis(), "REDIS_URL reaches Redis over TCP without a password.",

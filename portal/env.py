@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 
@@ -48,11 +47,3 @@ def number(name: str, default: int) -> int:
 def words(name: str, default: str = "") -> list[str]:
     """Return a comma-separated variable as a list."""
     return [part.strip() for part in os.environ.get(name, default).split(",") if part.strip()]
-
-
-def networks(name: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    """Return a comma-separated variable as networks."""
-    try:
-        return [ipaddress.ip_network(word) for word in words(name)]
-    except ValueError as error:
-        raise ImproperlyConfigured(f"{name} must be a list of networks like 10.1.0.0/16: {error}.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from redis.backoff import NoBackoff
@@ -156,25 +157,23 @@ CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_FAILURE_VIEW = "portal.views.csrf_failure"
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 
-OIDC_SLUG = env.text("OIDC_SLUG", "demo" if DEMO else "sso")  # part of the redirect URI registered at the provider
-OIDC_ISSUER = env.text("OIDC_ISSUER", f"http://127.0.0.1:{env.number('PORT', 8000) + 1}" if DEMO else "")
-OIDC_TITLE = env.text("OIDC_TITLE", "Demo account" if DEMO else "Facility account")
-OIDC_CLIENT_ID = env.text("OIDC_CLIENT_ID", "beamport")
-OIDC_CLIENT_SECRET = _secret("OIDC_CLIENT_SECRET", "")
-OIDC_SCOPES = env.words("OIDC_SCOPES", "openid,profile,email,eduperson_entitlement,eduperson_assurance,voperson_id")
-#: audiences that an ID token may name besides our client id
-OIDC_EXTRA_AUDIENCES = env.words("OIDC_EXTRA_AUDIENCES")
-#: hosts besides the issuer's own on which its endpoints may lie
-OIDC_ENDPOINT_HOSTS = env.words("OIDC_ENDPOINT_HOSTS")
-#: networks that are not public and may hold the provider all the same
-OIDC_PRIVATE_NETWORKS = env.networks("OIDC_PRIVATE_NETWORKS")
-#: the claim that names a person's id at the user office of OIDC_PERSON_FACILITY (a slug; empty: none)
-OIDC_PERSON_CLAIM = env.text("OIDC_PERSON_CLAIM", "facility_person_id")
-OIDC_PERSON_FACILITY = env.text("OIDC_PERSON_FACILITY", "xfel" if DEMO else "")
-#: where the sub's scope (after @) must lie; empty = not checked
-OIDC_ASSERTS_SCOPES = env.words("OIDC_ASSERTS_SCOPES")
-#: `<person's id>=<role>`: roles that persons of OIDC_PERSON_FACILITY get at sign-in (how the first operator comes in)
-PERSON_ROLES = env.words("PERSON_ROLES", "X-1003=operator" if DEMO else "")
+#: the OpenID providers that people sign in with (auth/providers_file.py)
+PROVIDERS_FILE = env.text("BEAMPORT_PROVIDERS", "")
+DEMO_PROVIDER: dict[str, Any] = (
+    {
+        "slug": "demo",
+        "title": "Demo account",
+        "description": "Made-up people of this demo: scientist, pi, colleague, operator.",
+        "issuer": f"http://127.0.0.1:{env.number('PORT', 8000) + 1}",
+        "client_id": "beamport",
+        "client_secret": _secret("OIDC_CLIENT_SECRET", ""),
+        "facility_claims": {"facility_person_id": "xfel"},
+    }
+    if DEMO
+    else {}
+)
+#: `<facility>/<person's id>=<role>`: roles that persons get at sign-in (how the first operator comes in)
+PERSON_ROLES = env.words("PERSON_ROLES", "xfel/X-1003=operator" if DEMO else "")
 
 # ---- transport and content ----
 SECURE_CONTENT_TYPE_NOSNIFF = True

@@ -130,7 +130,7 @@ def arm_django() -> None:
     from redis._parsers.encoders import Encoder
     from structlog.stdlib import ProcessorFormatter
 
-    for name in ("SECRET_KEY", "GATEWAY_TOKEN", "OIDC_CLIENT_SECRET"):
+    for name in ("SECRET_KEY", "GATEWAY_TOKEN"):
         mark(getattr(settings, name), name)
     mark(settings.INSTANCE_KEY.decode(), "INSTANCE_KEY")
     _wrap(base, "get_random_string", _marks("a session key"))

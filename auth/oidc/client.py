@@ -35,9 +35,7 @@ def exchange(provider: Provider, metadata: Metadata, *, code: str, verifier: str
         headers["Authorization"] = _basic(provider)
     else:
         form |= {"client_id": provider.client_id, "client_secret": provider.client_secret}
-    answer = http.call(
-        "POST", metadata.token_endpoint, limit=LARGEST, allow_private=provider.allow_private, headers=headers, form=form
-    )
+    answer = http.call(provider, "POST", metadata.token_endpoint, limit=LARGEST, headers=headers, form=form)
     if answer.status == 400:
         raise SignInRefused("code-refused")
     if answer.status != 200:
@@ -56,10 +54,10 @@ def userinfo(provider: Provider, metadata: Metadata, access_token: str, subject:
     if not metadata.userinfo_endpoint:
         return {}
     answer = http.call(
+        provider,
         "GET",
         metadata.userinfo_endpoint,
         limit=LARGEST,
-        allow_private=provider.allow_private,
         headers={"Authorization": f"Bearer {access_token}", "Accept": "application/json, application/jwt"},
     )
     if answer.status != 200:

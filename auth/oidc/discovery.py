@@ -24,6 +24,7 @@ class Metadata:
     token_endpoint: str
     jwks_uri: str
     userinfo_endpoint: str  # empty: it has none
+    end_session_endpoint: str  # empty: it has none
     basic_auth: bool
     sends_iss: bool
 
@@ -36,7 +37,7 @@ def of(provider: Provider) -> Metadata:
 
 def fetch_object(provider: Provider, url: str) -> dict[str, Any]:
     """GET a JSON object; anything but 200 with one is the provider's fault."""
-    answer = http.call("GET", url, limit=LARGEST, allow_private=provider.allow_private)
+    answer = http.call(provider, "GET", url, limit=LARGEST)
     if answer.status != 200:
         raise ProviderFailed(f"http-{answer.status}")
     try:
@@ -55,11 +56,15 @@ def _metadata(provider: Provider, document: dict[str, Any]) -> Metadata:
     if document.get("issuer") != provider.issuer:
         log.error("provider disabled: it announces another issuer", provider=provider.slug)
         raise ProviderFailed("wrong-issuer-announced")
+    if provider.pkce == "require" and not _offers_s256(document):
+        log.error("provider disabled: it does not announce PKCE with S256", provider=provider.slug)
+        raise ProviderFailed("pkce-not-announced")
     return Metadata(
         authorization_endpoint=_endpoint(provider, document, "authorization_endpoint"),
         token_endpoint=_endpoint(provider, document, "token_endpoint"),
         jwks_uri=_endpoint(provider, document, "jwks_uri"),
         userinfo_endpoint=_endpoint(provider, document, "userinfo_endpoint", required=False),
+        end_session_endpoint=_endpoint(provider, document, "end_session_endpoint", required=False),
         basic_auth=_basic_auth(document),
         sends_iss=document.get("authorization_response_iss_parameter_supported") is True,
     )
@@ -83,6 +88,11 @@ def _endpoint(provider: Provider, document: dict[str, Any], name: str, *, requir
     if parts.hostname not in {provider.host, *provider.endpoint_hosts}:
         raise ProviderFailed("endpoint-elsewhere")
     return url
+
+
+def _offers_s256(document: dict[str, Any]) -> bool:
+    methods = document.get("code_challenge_methods_supported")
+    return isinstance(methods, list) and "S256" in methods
 
 
 def _basic_auth(document: dict[str, Any]) -> bool:

@@ -1,5 +1,5 @@
 """Calls to a provider: five seconds in all, a size limit, no redirects, no proxies, TLS checked, public addresses only
-(and those of OIDC_PRIVATE_NETWORKS, which the operator names).
+(and those of the networks that the operator names for a provider).
 
 The address is checked on the socket that was really opened, before a byte is sent, so a name that resolves
 differently the second time gains nothing (DNS rebinding).
@@ -21,17 +21,17 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import urllib3
-from django.conf import settings
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as PoolTimeout
 
 from auth.oidc.errors import ProviderFailed, ProviderSlow
+from auth.providers import Provider
 
 DEADLINE = 5.0
 Timeouts = (PoolTimeout, TimeoutError)
-#: a provider that hangs can hold this many calls, no more; later ones fail at their deadline
-_calls = ThreadPoolExecutor(max_workers=8, thread_name_prefix="oidc")
+#: a provider that hangs can hold this many calls, no more; later ones to it fail at their deadline
+MOST_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Answer:
 class Guard:
     """What one call may reach, and the handle by which it is cut off."""
 
-    allow_private: bool
+    provider: Provider
     _sockets: list[socket.socket] = field(default_factory=list)
 
     def admit(self, connection: socket.socket) -> None:
         peer = connection.getpeername()[0]
-        if not (self.allow_private or is_public(peer) or is_named(peer)):
+        if not (self.provider.allow_private or is_public(peer) or is_named(self.provider, peer)):
             connection.close()
             raise ProviderFailed("private-address")
         # a duplicate handle: TLS takes the first one away
@@ -78,9 +78,9 @@ def is_public(address: str) -> bool:
     return parsed.is_global and not parsed.is_multicast
 
 
-def is_named(address: str) -> bool:
-    """Whether the operator said that the provider may lie there."""
-    return any(_parsed(address) in network for network in settings.OIDC_PRIVATE_NETWORKS)
+def is_named(provider: Provider, address: str) -> bool:
+    """Whether the operator said that this provider may lie there."""
+    return any(_parsed(address) in network for network in provider.private_networks)
 
 
 class _GuardedHTTP(HTTPConnection):
@@ -114,23 +114,29 @@ class _HTTPSPool(urllib3.HTTPSConnectionPool):
 
 
 @cache
+def _calls(slug: str) -> ThreadPoolExecutor:
+    """The threads that call one provider: another's hanging takes none of them."""
+    return ThreadPoolExecutor(max_workers=MOST_AT_ONCE, thread_name_prefix=f"oidc-{slug}")
+
+
+@cache
 def _tls() -> ssl.SSLContext:
     """The system's trust store; SSL_CERT_FILE names another."""
     return ssl.create_default_context()
 
 
 def call(
+    provider: Provider,
     method: str,
     url: str,
     *,
     limit: int,
-    allow_private: bool = False,
     headers: Mapping[str, str] | None = None,
     form: Mapping[str, str] | None = None,
 ) -> Answer:
     """Make one call and return its whole answer; raises ProviderFailed or ProviderSlow within the deadline."""
-    guard = Guard(allow_private)
-    job = _calls.submit(_call, guard, method, url, limit, dict(headers or {}), form)
+    guard = Guard(provider)
+    job = _calls(provider.slug).submit(_call, guard, method, url, limit, dict(headers or {}), form)
     try:
         return job.result(DEADLINE)
     except FutureTimeout:
@@ -172,7 +178,7 @@ def _pool(guard: Guard, url: str) -> tuple[urllib3.HTTPConnectionPool, str]:
     timeout = urllib3.Timeout(total=DEADLINE)
     if parts.scheme == "https":
         return _HTTPSPool(host, parts.port, timeout=timeout, ssl_context=_tls(), guard=guard), path
-    if parts.scheme == "http" and guard.allow_private:
+    if parts.scheme == "http" and guard.provider.allow_private:
         return _HTTPPool(host, parts.port, timeout=timeout, guard=guard), path
     raise ProviderFailed("not-https")
 

@@ -1,4 +1,5 @@
-"""What a provider signs: ID tokens (OpenID Connect Core 3.1.3.7, RFC 8725) and signed userinfo answers."""
+"""What a provider signs: ID tokens (OpenID Connect Core 3.1.3.7, RFC 8725), signed userinfo answers and logout tokens
+(Back-Channel Logout 2.4, 2.6)."""
 
 from __future__ import annotations
 
@@ -20,6 +21,9 @@ from auth.providers import Provider
 from portal.lib.hashing import same
 
 LEEWAY = 60
+#: how long after its making a logout token is taken; `jti` are kept for at least as long
+LOGOUT_AGE = 600
+LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 _SUBJECT = re.compile(r"[\x20-\x7e]{1,255}")
 _HASHES = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512, "dsa": hashlib.sha512}
 
@@ -41,9 +45,34 @@ def id_token_claims(
 
 
 def userinfo_claims(provider: Provider, metadata: Metadata, token: str) -> dict[str, Any]:
-    """Return the claims of a signed userinfo answer: same keys, algorithms, issuer and audience."""
+    """Return the claims of a signed userinfo answer: same keys, algorithms, issuer and audience; times where given."""
     _, claims = _signed(provider, metadata, token)
     _check_issuer_and_audience(provider, claims)
+    _check_times(claims, required=())
+    return claims
+
+
+def logout_claims(provider: Provider, metadata: Metadata, token: str) -> dict[str, Any]:
+    """Return the claims of a logout token that is this provider's, for us, and of the last ten minutes.
+
+    `jti`, and of `sub` and `sid` what is there, are texts of at most 255 characters. That a `jti` comes once is the
+    caller's to see.
+    """
+    _, claims = _signed(provider, metadata, token, types=("JWT", "LOGOUT+JWT"))
+    _check_issuer_and_audience(provider, claims)
+    _check_times(claims, required=("iat",))
+    if claims["iat"] < time.time() - LOGOUT_AGE - LEEWAY:
+        raise SignInRefused("too-old")
+    events = claims.get("events")
+    if not isinstance(events, dict) or list(events) != [LOGOUT_EVENT] or not isinstance(events[LOGOUT_EVENT], dict):
+        raise SignInRefused("no-logout-event")
+    if "nonce" in claims:
+        raise SignInRefused("nonce-in-logout-token")  # else an ID token could be one
+    if "sub" not in claims and "sid" not in claims:
+        raise SignInRefused("logout-of-nobody")
+    for name in ("jti", "sub", "sid"):
+        if (name == "jti" or name in claims) and len(_text(claims, name)) > 255:
+            raise SignInRefused(f"bad-{name}")
     return claims
 
 
@@ -58,8 +87,10 @@ def moment(claims: dict[str, Any], name: str) -> datetime | None:
         return None
 
 
-def _signed(provider: Provider, metadata: Metadata, token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    header = _header(provider, token)
+def _signed(
+    provider: Provider, metadata: Metadata, token: str, types: tuple[str, ...] = ("JWT",)
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    header = _header(provider, token, types)
     for renew in (False, True):
         for key in keys.suitable(provider, metadata, header, renew=renew):
             payload = _payload(token, key, header["alg"])
@@ -71,7 +102,7 @@ def _signed(provider: Provider, metadata: Metadata, token: str) -> tuple[dict[st
     raise SignInRefused("bad-signature")
 
 
-def _header(provider: Provider, token: str) -> dict[str, Any]:
+def _header(provider: Provider, token: str, types: tuple[str, ...]) -> dict[str, Any]:
     try:
         encoded, _, _ = token.encode("ascii").split(b".")
         header = parse_object(base64.urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4)))
@@ -82,7 +113,7 @@ def _header(provider: Provider, token: str) -> dict[str, Any]:
         raise SignInRefused("algorithm-not-allowed")
     if "crit" in header:
         raise SignInRefused("critical-header")
-    if str(header.get("typ", "JWT")).upper() != "JWT":
+    if str(header.get("typ", "JWT")).upper() not in types:
         raise SignInRefused("wrong-token-type")  # a logout or access token is no ID token (RFC 8725 §3.11)
     if "kid" in header and not isinstance(header["kid"], str):
         raise SignInRefused("bad-token")
@@ -108,13 +139,14 @@ def _check_issuer_and_audience(provider: Provider, claims: dict[str, Any]) -> No
         raise SignInRefused("wrong-authorised-party")
 
 
-def _check_times(claims: dict[str, Any]) -> None:
+def _check_times(claims: dict[str, Any], required: tuple[str, ...] = ("exp", "iat")) -> None:
     now = time.time()
-    if _number(claims, "exp") <= now - LEEWAY:
+    at = {name: _number(claims, name) for name in ("exp", "iat", "nbf") if name in claims or name in required}
+    if at.get("exp", math.inf) <= now - LEEWAY:
         raise SignInRefused("expired")
-    if _number(claims, "iat") > now + LEEWAY:
+    if at.get("iat", now) > now + LEEWAY:
         raise SignInRefused("issued-in-the-future")
-    if "nbf" in claims and _number(claims, "nbf") > now + LEEWAY:
+    if at.get("nbf", now) > now + LEEWAY:
         raise SignInRefused("not-yet-valid")
 
 

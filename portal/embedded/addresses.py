@@ -17,7 +17,6 @@ class Site:
     port: int
     portal_url: str
     apps_domain: str
-    issuer: str
     listen: str
     #: seconds after which a child that does not answer is ended
     silence: float = 60.0
@@ -32,31 +31,29 @@ class Site:
         port = int(text)
         url = (given("PORTAL_URL") or f"http://localhost:{port}").rstrip("/")
         apps = given("APPS_DOMAIN") or f"apps.{url.partition('://')[2]}"
-        issuer = given("OIDC_ISSUER") or (f"http://127.0.0.1:{port + 1}" if demo else "")
         listen = ",".join(f"{host}:{port}" for host in loopback())
         silence = float(_number("UP_SILENCE_SECONDS", "60"))
-        site = cls(demo, port, url, apps, issuer, listen if demo else given("GATEWAY_LISTEN") or listen, silence)
+        site = cls(demo, port, url, apps, listen if demo else given("GATEWAY_LISTEN") or listen, silence)
         site._check()
         return site
 
     def _check(self) -> None:
-        secret = os.environ.get("OIDC_CLIENT_SECRET") or os.environ.get("OIDC_CLIENT_SECRET_FILE")
         if not self.demo and os.geteuid() != 0:
             raise CannotStart(
                 "Outside the demo start as root: sessions then get uids of their own, and PostgreSQL, web, worker and "
                 "gateway run as plain users. For a trial on this machine: make run."
             )
-        if not self.demo and not (self.issuer and secret and os.environ.get("PORTAL_URL")):
+        if not self.demo and not (os.environ.get("BEAMPORT_PROVIDERS") and os.environ.get("PORTAL_URL")):
             raise CannotStart(
-                "Outside the demo the portal needs PORTAL_URL (https), OIDC_ISSUER, OIDC_CLIENT_ID and "
-                "OIDC_CLIENT_SECRET_FILE: see docs/operate/embedded.md. For a trial on this machine: make run, "
-                "or BEAMPORT_DEMO=1 manage.py up."
+                "Outside the demo the portal needs PORTAL_URL (https) and BEAMPORT_PROVIDERS (the file of sign-in "
+                "providers): see docs/operate/embedded.md. For a trial on this machine: make run, or "
+                "BEAMPORT_DEMO=1 manage.py up."
             )
 
     @property
-    def own_provider(self) -> bool:
-        """Whether the demo's identity provider is the one that people sign in at."""
-        return self.demo and self.issuer == f"http://127.0.0.1:{self.port + 1}"
+    def issuer(self) -> str:
+        """The demo's identity provider."""
+        return f"http://127.0.0.1:{self.port + 1}"
 
     @property
     def host(self) -> str:
@@ -71,7 +68,7 @@ class Site:
 
     def ports(self) -> list[int]:
         """The ports on loopback that this start takes."""
-        return [self.port, self.port + 1] if self.own_provider else [self.port]
+        return [self.port, self.port + 1] if self.demo else [self.port]
 
 
 def _number(name: str, default: str) -> int:

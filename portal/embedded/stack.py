@@ -90,7 +90,7 @@ class Stack:
         """The environment of a Django process: what the operator set, and this start's addresses."""
         dropped = ("VIRTUAL_ENV", "PYTHONHOME")
         kept = {key: value for key, value in os.environ.items() if key not in dropped}
-        return kept | self._shared() | {"OIDC_ISSUER": self.site.issuer}
+        return kept | self._shared()
 
     def _python(self, name: str, *argv: str, **options: object) -> Program:
         return Program(name, [sys.executable, *argv], self._portal(), self.state.portal, **options)  # type: ignore[arg-type]
@@ -157,7 +157,7 @@ class Stack:
         environment = self._few(
             PORT=str(port),
             ISSUER=self.site.issuer,
-            CLIENT_ID=os.environ.get("OIDC_CLIENT_ID") or "beamport",
+            CLIENT_ID="beamport",
             CLIENT_SECRET_FILE=str(secrets / "oidc_client_secret"),
             REDIRECT_URI=f"{self.site.portal_url}/auth/demo/callback/",
             KEYS_FILE=str(secrets / "keys.json"),

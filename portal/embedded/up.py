@@ -119,7 +119,7 @@ class Up:
             self._launch(stack.postgres())
         if not os.environ.get("REDIS_URL"):
             self._launch(stack.redis())
-        provider = [self._launch(stack.identity())] if self.site.own_provider else []
+        provider = [self._launch(stack.identity())] if self.site.demo else []
         supervisor = self._launch(stack.supervisor())
         supervisor.wait_ready(PATIENCE, self.signals.pause)  # refuses at once where nothing can be isolated
         self._prepare(stack.prepare())
@@ -173,7 +173,7 @@ class Up:
 
     def _greet(self) -> None:
         say(f"\nReady: {self.site.portal_url}\n")
-        if self.site.own_provider:
+        if self.site.demo:
             say(f"  Sign in as {', '.join(ACCOUNTS[:-1])} or {ACCOUNTS[-1]}; the password is the name.")
         if self.site.demo and (line := ssh_line(self.site.ports())):
             say(f"  On your own computer first: {line}")

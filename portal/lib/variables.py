@@ -18,15 +18,15 @@ def read(name: str, environment: Mapping[str, str] = os.environ, made: Path | No
     if path is not None:
         if name in environment:
             raise BadVariable(f"{name} and {name}_FILE are both set. Unset one of them: they may differ.")
-        return _secret(f"{name}_FILE", Path(path))
+        return secret_file(f"{name}_FILE", Path(path))
     if name in environment:
         return environment[name]
     if made is not None and (made / name.lower()).is_file():
-        return _secret(name, made / name.lower())
+        return secret_file(name, made / name.lower())
     return None
 
 
-def _secret(name: str, path: Path) -> str:
+def secret_file(name: str, path: Path) -> str:
     """Return a file's text; one that is no secret any more, or never was one, is refused."""
     try:
         with path.open() as file:

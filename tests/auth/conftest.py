@@ -9,20 +9,38 @@ import pytest
 from django.core.cache import cache
 from django.test import Client
 
+from auth import providers
 from auth.models import User
 from auth.oidc import shelf
+from auth.providers import Provider
 from portal.audit import AuditEvent
+from tests import canary
 from tests.auth.hostile_op import HostileOP
 
 
 @pytest.fixture
-def op(settings: Any) -> Iterator[HostileOP]:
+def registered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Provider]:
+    """The providers that the portal knows; a test lays its own in."""
+    known: dict[str, Provider] = {}
+    monkeypatch.setattr(providers, "registry", lambda: known)
+    return known
+
+
+@pytest.fixture
+def op(registered: dict[str, Provider]) -> Iterator[HostileOP]:
     with HostileOP() as op:
-        settings.OIDC_SLUG = "demo"
-        settings.OIDC_ISSUER = op.issuer
-        settings.OIDC_CLIENT_ID = op.client_id
-        settings.OIDC_CLIENT_SECRET = op.client_secret
-        settings.OIDC_PERSON_FACILITY = ""
+        canary.mark(op.client_secret, "a client secret")
+        op.join(registered)
+        forget(op)
+        yield op
+        forget(op)
+
+
+@pytest.fixture
+def other_op(registered: dict[str, Provider]) -> Iterator[HostileOP]:
+    """A second provider, beside the first."""
+    with HostileOP() as op:
+        op.join(registered, "other")
         forget(op)
         yield op
         forget(op)
@@ -40,17 +58,17 @@ def forget(op: HostileOP) -> None:
 class Browser(Client):
     """Django's test client, going through a sign-in at the hostile provider."""
 
-    def start(self, next_path: str = "/") -> str:
+    def start(self, next_path: str = "/", slug: str = "demo") -> str:
         """Press the button; return where it leads."""
-        response = self.post("/auth/demo/login/", {"next": next_path})
+        response = self.post(f"/auth/{slug}/login/", {"next": next_path})
         assert response.status_code == 200, response.content
         return leads_to(response)
 
-    def come_back(self, parameters: dict[str, str]) -> Any:
-        return self.get("/auth/demo/callback/", parameters)
+    def come_back(self, parameters: dict[str, str], slug: str = "demo") -> Any:
+        return self.get(f"/auth/{slug}/callback/", parameters)
 
     def sign_in(self, op: HostileOP, next_path: str = "/") -> Any:
-        return self.come_back(op.authorize(self.start(next_path)))
+        return self.come_back(op.authorize(self.start(next_path, op.slug)), op.slug)
 
     def is_signed_in(self) -> bool:
         return self.get("/api/v1/me").status_code == 200

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -20,6 +20,8 @@ from urllib.parse import parse_qs, unquote_plus, urlsplit
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+from auth.providers import Provider
 
 #: as the value of a field: leave the field out
 MISSING = object()
@@ -66,8 +68,9 @@ class Reply:
 class HostileOP:
     """Honest until told otherwise: each attribute below is a lie it may tell."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.client_id, self.client_secret = "beamport", secrets.token_urlsafe()
+        self.slug, self.registered = "demo", dict[str, Provider]()
         self.key: Any = rsa_key()
         self.alg = "RS256"
         self.jwks: list[Any] = [public_jwk(rsa_key(), kid="one", alg="RS256")]
@@ -85,7 +88,7 @@ class HostileOP:
         self.token_requests: list[dict[str, str]] = []
         self.authorizations: list[str] = []
         self.codes: dict[str, dict[str, str]] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
@@ -101,6 +104,22 @@ class HostileOP:
     @property
     def issuer(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    # ---- what the portal is told of it ----
+    def join(self, registered: dict[str, Provider], slug: str = "demo") -> None:
+        """Be one of the portal's providers."""
+        self.slug, self.registered = slug, registered
+        registered[slug] = Provider(
+            slug=slug,
+            title=f"{slug.title()} account",
+            issuer=self.issuer,
+            client_id=self.client_id,
+            client_secret=self.client_secret,
+            allow_private=True,
+        )
+
+    def configure(self, **changes: Any) -> None:
+        self.registered[self.slug] = replace(self.registered[self.slug], **changes)
 
     # ---- the browser's part ----
     def authorize(self, url: str) -> dict[str, str]:

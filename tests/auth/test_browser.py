@@ -29,10 +29,7 @@ pytestmark = [
 def portal(folder: Path, tmp_path: Path, live_server: Any, settings: Any) -> Iterator[str]:
     provider = started(folder, tmp_path, live_server.url)
     settings.PORTAL_URL = live_server.url
-    settings.OIDC_SLUG = "demo"
-    settings.OIDC_ISSUER = provider.issuer
-    settings.OIDC_CLIENT_SECRET = "a secret: with/odd characters%"
-    settings.OIDC_PERSON_FACILITY = "xfel"
+    settings.DEMO_PROVIDER = provider.registered
     FacilityFactory(slug="xfel", name="European XFEL (demo)")
     yield live_server.url
     stopped(provider)

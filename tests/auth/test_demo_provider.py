@@ -58,6 +58,14 @@ class DemoProvider:
     keys: Path
     first_line: str
 
+    @property
+    def registered(self) -> dict[str, Any]:
+        """What the portal is told of it."""
+        return django_settings.DEMO_PROVIDER | {
+            "issuer": self.issuer,
+            "client_secret": "a secret: with/odd characters%",
+        }
+
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -102,13 +110,8 @@ def running(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def provider(running: DemoProvider, settings: Any, db: None) -> DemoProvider:
-    settings.OIDC_SLUG = "demo"
-    settings.OIDC_ISSUER = running.issuer
-    settings.OIDC_CLIENT_ID = "beamport"
-    settings.OIDC_CLIENT_SECRET = "a secret: with/odd characters%"
-    settings.OIDC_PERSON_CLAIM = "facility_person_id"
-    settings.OIDC_PERSON_FACILITY = "xfel"
-    settings.PERSON_ROLES = ["X-1003=operator"]
+    settings.DEMO_PROVIDER = running.registered
+    settings.PERSON_ROLES = ["xfel/X-1003=operator"]
     return running
 
 

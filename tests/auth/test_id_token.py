@@ -105,8 +105,8 @@ def test_aud_may_be_one_text(op: HostileOP, browser: Browser) -> None:
     assert browser.sign_in(op).status_code == 200
 
 
-def test_configured_extra_audiences_pass_with_our_azp_only(op: HostileOP, browser: Browser, settings: Any) -> None:
-    settings.OIDC_EXTRA_AUDIENCES = ["archive"]
+def test_configured_extra_audiences_pass_with_our_azp_only(op: HostileOP, browser: Browser) -> None:
+    op.configure(extra_audiences=frozenset({"archive"}))
     op.claims = {"aud": ["beamport", "archive"]}
     refused(op, browser, "wrong-authorised-party")
     op.claims["azp"] = "beamport"

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def facility(op: HostileOP, settings: Any) -> Facility:
-    settings.OIDC_PERSON_FACILITY = "xfel"
-    settings.PERSON_ROLES = ["X-1003=operator"]
+    op.configure(facility_claims={"facility_person_id": "xfel"})
+    settings.PERSON_ROLES = ["xfel/X-1003=operator"]
     op.userinfo = {"facility_person_id": "X-1001"}
     return FacilityFactory(slug="xfel")
 
@@ -72,10 +72,10 @@ def test_no_plain_claim_ties_nobody(op: HostileOP, browser: Browser, facility: F
     assert not Person.objects.exclude(user=None).exists()
 
 
-def test_without_a_facility_the_claim_says_nothing(op: HostileOP, browser: Browser, settings: Any) -> None:
+def test_without_a_facility_the_claim_says_nothing(op: HostileOP, browser: Browser) -> None:
     op.userinfo = {"facility_person_id": "X-1001"}
     browser.sign_in(op)
-    settings.OIDC_PERSON_FACILITY = "not-there"
+    op.configure(facility_claims={"facility_person_id": "not-there"})
     assert Browser().sign_in(op).status_code == 200
     assert not Person.objects.exists()
 
@@ -109,7 +109,10 @@ def test_who_claims_a_listed_person_of_somebody_else_gets_nothing(
     assert not RoleGrant.objects.exists()
 
 
-@pytest.mark.parametrize("entry", ["X-1003", "X-1003=emperor", "=operator", ""])
+@pytest.mark.parametrize(
+    "entry",
+    ["X-1003", "X-1003=operator", "xfel/X-1003=emperor", "/X-1003=operator", "xfel/=operator", "=operator", ""],
+)
 def test_an_entry_that_makes_no_sense_gives_nothing(settings: Any, entry: str) -> None:
     settings.PERSON_ROLES = [entry]
     assert persons.person_roles() == {}

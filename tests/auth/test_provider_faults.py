@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import ssl
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from django.core.cache.backends.redis import RedisCache
 from auth.models import LoginState
 from auth.oidc import http, shelf
 from auth.oidc.errors import LoginError, ProviderFailed, ProviderSlow
+from auth.providers import Provider
 from tests.auth.conftest import Browser, forget, reason
 from tests.auth.hostile_op import MISSING, HostileOP, Reply
 
@@ -61,10 +63,10 @@ def test_a_refused_code_is_the_sign_ins_fault(op: HostileOP, browser: Browser) -
     assert reason() == "code-refused"
 
 
-def test_a_provider_that_is_gone_is_a_clean_page(op: HostileOP, browser: Browser, settings: Any) -> None:
+def test_a_provider_that_is_gone_is_a_clean_page(op: HostileOP, browser: Browser) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings.OIDC_ISSUER = f"http://127.0.0.1:{port}"
+    op.configure(issuer=f"http://127.0.0.1:{port}")
     assert browser.post("/auth/demo/login/").status_code == 502
     assert reason() == "call-failed"
 
@@ -104,14 +106,14 @@ def test_discovery_is_believed_only_where_it_fits(op: HostileOP, browser: Browse
     assert reason() == why
 
 
-def test_the_issuer_is_compared_byte_for_byte(op: HostileOP, browser: Browser, settings: Any) -> None:
-    settings.OIDC_ISSUER = op.issuer + "/"
+def test_the_issuer_is_compared_byte_for_byte(op: HostileOP, browser: Browser) -> None:
+    op.configure(issuer=op.issuer + "/")
     assert browser.post("/auth/demo/login/").status_code == 502
     assert reason() == "wrong-issuer-announced"
 
 
-def test_other_paths_and_configured_hosts_are_normal(op: HostileOP, browser: Browser, settings: Any) -> None:
-    settings.OIDC_ENDPOINT_HOSTS = ["sso.provider.example"]
+def test_other_paths_and_configured_hosts_are_normal(op: HostileOP, browser: Browser) -> None:
+    op.configure(endpoint_hosts=frozenset({"sso.provider.example"}))
     op.discovery = {"authorization_endpoint": "http://sso.provider.example/oauth2-as/authz"}
     assert browser.start().startswith("http://sso.provider.example/oauth2-as/authz?")
 
@@ -153,8 +155,12 @@ def test_sign_in_works_without_the_cache(op: HostileOP, browser: Browser, monkey
 
 
 # ---- the calls themselves ----
-def get(url: str, **more: Any) -> http.Answer:
-    return http.call("GET", url, limit=1000, **more)
+PROVIDER = Provider("sso", "Facility account", "https://provider.example", "beamport", "secret")
+PRIVATE = replace(PROVIDER, slug="private", allow_private=True)
+
+
+def get(url: str, provider: Provider = PROVIDER) -> http.Answer:
+    return http.call(provider, "GET", url, limit=1000)
 
 
 def test_plain_http_is_refused_outside_the_demo(op: HostileOP) -> None:
@@ -181,10 +187,10 @@ def test_public_addresses_are(address: str) -> None:
     ("address", "named"),
     [("10.1.2.3", True), ("::ffff:10.1.2.3", True), ("10.2.0.1", False), ("127.0.0.1", False), ("fd00::1", True)],
 )
-def test_the_operator_may_name_networks_that_hold_the_provider(address: str, named: bool, settings: Any) -> None:
-    settings.OIDC_PRIVATE_NETWORKS = [ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd00::/8")]
+def test_the_operator_may_name_networks_that_hold_the_provider(address: str, named: bool) -> None:
+    networks = (ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd00::/8"))
     assert not http.is_public(address)
-    assert http.is_named(address) == named
+    assert http.is_named(replace(PROVIDER, private_networks=networks), address) == named
 
 
 def test_a_name_that_leads_to_a_private_address_is_refused_before_a_byte_is_sent(
@@ -216,7 +222,7 @@ def test_the_deadline_is_for_the_whole_call(op: HostileOP, monkeypatch: pytest.M
     monkeypatch.setattr(http, "DEADLINE", 0.4)
     op.replies["/slow"] = reply
     with pytest.raises(LoginError) as failed:
-        get(f"{op.issuer}/slow", allow_private=True)
+        get(f"{op.issuer}/slow", PRIVATE)
     assert isinstance(failed.value, ProviderSlow | ProviderFailed)
 
 
@@ -236,8 +242,8 @@ def test_a_call_that_was_given_up_is_cut_off(op: HostileOP, monkeypatch: pytest.
     for _ in range(12):
         op.replies["/slow"] = Reply(trickle=0.05)
         with pytest.raises(LoginError):
-            get(f"{op.issuer}/slow", allow_private=True)
+            get(f"{op.issuer}/slow", PRIVATE)
     monkeypatch.setattr(http, "DEADLINE", 5.0)
     began = time.monotonic()
-    assert get(f"{op.issuer}/jwks", allow_private=True).status == 200
+    assert get(f"{op.issuer}/jwks", PRIVATE).status == 200
     assert time.monotonic() - began < 5

@@ -33,9 +33,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         "PORT",
         "PORTAL_URL",
         "APPS_DOMAIN",
-        "OIDC_ISSUER",
-        "OIDC_CLIENT_SECRET",
-        "OIDC_CLIENT_SECRET_FILE",
+        "BEAMPORT_PROVIDERS",
         "GATEWAY_LISTEN",
     ):
         monkeypatch.delenv(name, raising=False)
@@ -79,19 +77,16 @@ def test_the_demo_takes_two_ports_and_stays_on_loopback(clean: pytest.MonkeyPatc
     assert {part.rpartition(":")[0] for part in site.listen.split(",")} <= {"127.0.0.1", "[::1]"}
 
 
-def test_another_issuer_means_no_provider_of_ours(clean: pytest.MonkeyPatch) -> None:
+def test_the_demos_provider_stands_beside_those_of_the_file(clean: pytest.MonkeyPatch) -> None:
     clean.setenv("BEAMPORT_DEMO", "1")
-    clean.setenv("OIDC_ISSUER", "https://login.example")
-    site = Site.read()
-    assert not site.own_provider
-    assert site.ports() == [8000]
+    clean.setenv("BEAMPORT_PROVIDERS", "/etc/beamport/providers.toml")
+    assert Site.read().ports() == [8000, 8001]
 
 
 def test_outside_the_demo_the_operator_says_where_to_listen(clean: pytest.MonkeyPatch) -> None:
     clean.setattr(os, "geteuid", lambda: 0)
     clean.setenv("PORTAL_URL", "https://portal.example/")
-    clean.setenv("OIDC_ISSUER", "https://login.example")
-    clean.setenv("OIDC_CLIENT_SECRET_FILE", "/etc/beamport/client-secret")
+    clean.setenv("BEAMPORT_PROVIDERS", "/etc/beamport/providers.toml")
     clean.setenv("GATEWAY_LISTEN", "10.0.0.5:8080")
     site = Site.read()
     assert (site.listen, site.portal_url, site.apps_domain) == (
@@ -101,11 +96,10 @@ def test_outside_the_demo_the_operator_says_where_to_listen(clean: pytest.Monkey
     )
 
 
-def test_outside_the_demo_a_client_secret_is_asked_for(clean: pytest.MonkeyPatch) -> None:
+def test_outside_the_demo_a_file_of_providers_is_asked_for(clean: pytest.MonkeyPatch) -> None:
     clean.setattr(os, "geteuid", lambda: 0)
     clean.setenv("PORTAL_URL", "https://portal.example")
-    clean.setenv("OIDC_ISSUER", "https://login.example")
-    with pytest.raises(CannotStart, match="OIDC_CLIENT_SECRET_FILE"):
+    with pytest.raises(CannotStart, match="BEAMPORT_PROVIDERS"):
         Site.read()
 
 
@@ -120,7 +114,7 @@ def test_outside_the_demo_a_plain_user_is_refused(clean: pytest.MonkeyPatch) -> 
     [("0.0.0.0:80", ("127.0.0.1", 80)), ("[::]:81,10.0.0.5:82", ("::1", 81)), ("10.0.0.5:83", ("10.0.0.5", 83))],
 )
 def test_the_gateway_is_asked_where_it_listens(listen: str, reached: tuple[str, int]) -> None:
-    assert Site(False, 8000, "https://portal.example", "", "", listen).first_listener == reached
+    assert Site(False, 8000, "https://portal.example", "", listen).first_listener == reached
 
 
 @pytest.mark.parametrize("port", ["0", "65535", "-1", "http"])

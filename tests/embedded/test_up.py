@@ -168,7 +168,7 @@ def test_a_port_that_is_taken_is_named_with_another_to_try(portal: Portal) -> No
     [
         pytest.param(
             {"BEAMPORT_DEMO": "0"},
-            "Outside the demo the portal needs PORTAL_URL (https), OIDC_ISSUER",
+            "Outside the demo the portal needs PORTAL_URL (https) and BEAMPORT_PROVIDERS",
             marks=pytest.mark.root,
         ),
         ({"PORT": "eighty"}, "PORT must be a number from 1 to 65534"),

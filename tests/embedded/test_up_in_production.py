@@ -33,7 +33,8 @@ def state() -> Iterator[Path]:
 
 def environment(state: Path, port: int) -> dict[str, str]:
     """What an operator sets, with a certificate of a CA of the site's own."""
-    secret = state / "client-secret"
+    providers = Path(shutil.copy(ROOT / "deploy" / "providers" / "keycloak.toml", state))
+    secret = state / "client_secret_sso"
     secret.write_text("from the provider\n")
     secret.chmod(0o600)
     os.chown(secret, portal_person().uid, -1)
@@ -48,8 +49,7 @@ def environment(state: Path, port: int) -> dict[str, str]:
         "GATEWAY_LISTEN": f"127.0.0.1:{port}",
         "GATEWAY_TLS_CERT_FILE": str(pair.certificate),
         "GATEWAY_TLS_KEY_FILE": str(pair.key),
-        "OIDC_ISSUER": "https://login.example.org",
-        "OIDC_CLIENT_SECRET_FILE": str(secret),
+        "BEAMPORT_PROVIDERS": str(providers),
     }
 
 

@@ -75,6 +75,8 @@ def environment(unit: Unit) -> dict[str, str]:
             if line.strip() and not line.startswith("#"):
                 name, _, value = line.partition("=")
                 found[name] = "".join(shlex.split(value))
+    if unit.all("LoadCredential"):
+        found["CREDENTIALS_DIRECTORY"] = str(unit.credentials)
     return found
 
 
@@ -85,9 +87,12 @@ def lay_credentials(unit: Unit, uid: int) -> None:
         unit.credentials.mkdir(mode=0o700)
         for word in unit.all("LoadCredential"):
             name, _, source = word.partition(":")
-            shutil.copy(source, unit.credentials / name)
-            (unit.credentials / name).chmod(0o400)
-            os.chown(unit.credentials / name, uid, -1)
+            folder = Path(source)
+            files = {f"{name}_{file.name}": file for file in folder.iterdir()} if folder.is_dir() else {name: folder}
+            for name, file in files.items():
+                shutil.copy(file, unit.credentials / name)
+                (unit.credentials / name).chmod(0o400)
+                os.chown(unit.credentials / name, uid, -1)
         os.chown(unit.credentials, uid, -1)
 
 

@@ -25,9 +25,9 @@ LOGIN_PORT = 8443
 NAMES = {
     "https://git.example.org/beamport.git": "file:///srv/beamport.git",
     "apps-example.org": APPS,
-    "https://login.example.org": f"https://{LOGIN}:{LOGIN_PORT}",
+    "https://login.example.org/realms/users": f"https://{LOGIN}:{LOGIN_PORT}",
     "portal.example.org": PORTAL,
-    "#OIDC_PRIVATE_NETWORKS=10.1.0.0/16": "OIDC_PRIVATE_NETWORKS=127.0.0.0/8",
+    '#private_networks = ["10.1.0.0/16"]': 'private_networks = ["127.0.0.0/8"]',
 }
 DATA = Path("/data/xfel")
 INSTALL = Path("srv/install")
@@ -127,8 +127,9 @@ class Facility:
             raise Failed(f"[{block.section}] {error}") from None
         self.took[block.section] = self.took.get(block.section, 0) + time.monotonic() - began
         if "beamport.env /etc/beamport" in block.text:  # "Now edit …"
-            settings = self.machine.root / "etc" / "beamport" / "beamport.env"
-            settings.write_text(renamed(settings.read_text()))
+            for name in ("beamport.env", "providers.toml"):
+                settings = self.machine.root / "etc" / "beamport" / name
+                settings.write_text(renamed(settings.read_text()))
 
     def install(self) -> None:
         """Follow the page to the running portal."""

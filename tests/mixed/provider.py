@@ -12,10 +12,10 @@ from tests.auth.hostile_op import HostileOP, Reply
 class Everybody(HostileOP):
     """Honest; who signs in is said with the authorisation, and each token is that person's."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
         self._now = threading.local()
         self._of: dict[str, str] = {}
-        super().__init__()
+        super().__init__(port)
 
     @property
     def subject(self) -> str:

@@ -78,8 +78,8 @@ async def nobody_as_another(*, clients: int, users: int, most: int) -> Witness:
     echoes = [Echo(f"mark-{number:04}-0") for number in range(clients + users)]
     for echo in echoes:
         await echo.start()
-    with Everybody() as provider:
-        rig = Rig(issuer=provider.issuer, people=clients + users, instances=1, endpoints=[echo.port for echo in echoes])
+    rig = Rig(people=clients + users, instances=1, endpoints=[echo.port for echo in echoes])
+    with Everybody(rig.port + 1) as provider:
         try:
             await asyncio.to_thread(rig.start)
             provider.client_secret = rig.state.secret("oidc_client_secret")

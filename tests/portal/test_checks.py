@@ -16,13 +16,13 @@ from portal.checks import refuse_unsafe
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 POSTGRES = {"ENGINE": "django.db.backends.postgresql", "NAME": "beamport", "OPTIONS": {}}
+PROVIDERS = ROOT / "deploy" / "providers" / "keycloak.toml"
 SAFE: dict[str, Any] = {
     "DEMO": False,
     "PORTAL_URL": "https://portal.example",
     "APPS_DOMAIN": "apps-example.net",
     "ALLOWED_HOSTS": ["portal.example"],
-    "OIDC_ISSUER": "https://proxy.example",
-    "OIDC_CLIENT_SECRET": "from the provider",
+    "PROVIDERS_FILE": str(PROVIDERS),
     "SECRET_KEY": secrets.token_urlsafe(48),
     "INSTANCE_KEY": secrets.token_urlsafe(48).encode(),
     "GATEWAY_TOKEN": secrets.token_urlsafe(48),
@@ -31,6 +31,16 @@ SAFE: dict[str, Any] = {
     "PROVIDER_KINDS": {"local": "instances.providers.local.LocalProvider"},
     "REDIS_URL": "rediss://:secret@redis.example:6380/0",
 }
+
+
+@pytest.fixture(autouse=True)
+def credentials(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where systemd lays the secrets that the file of providers names."""
+    folder = tmp_path_factory.mktemp("credentials")
+    (folder / "client_secret_sso").write_text("from the provider")
+    (folder / "client_secret_sso").chmod(0o400)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    return folder
 
 
 def ids(**changes: object) -> list[str]:
@@ -63,8 +73,8 @@ def test_safe_production_settings_pass() -> None:
         ({"DEMO": True}, "portal.E005"),
         ({"DEBUG": True}, "portal.E006"),
         ({"PORTAL_URL": "http://portal.example"}, "portal.E007"),
-        ({"OIDC_ISSUER": "http://proxy.example"}, "portal.E008"),
-        ({"OIDC_CLIENT_SECRET": ""}, "portal.E009"),
+        ({"PROVIDERS_FILE": ""}, "portal.E009"),
+        ({"PROVIDERS_FILE": "/nowhere/providers.toml"}, "portal.E018"),
         ({"GATEWAY_TOKEN": "short"}, "portal.E010"),
         ({"INSTANCE_KEY": SAFE["SECRET_KEY"].encode()}, "portal.E011"),
         ({"GATEWAY_TOKEN": SAFE["SECRET_KEY"]}, "portal.E011"),
@@ -76,6 +86,22 @@ def test_safe_production_settings_pass() -> None:
 )
 def test_each_unsafe_setting_is_refused(changes: dict[str, object], code: str) -> None:
     assert code in ids(**changes)
+
+
+def test_each_fault_of_the_providers_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "providers.toml"
+    path.write_text('[sso]\ntitle = "x"\nissuer = "http://login.example"\n\n[Egi]\n')
+    with override_settings(**SAFE | {"PROVIDERS_FILE": str(path)}):
+        told = [str(problem.msg) for problem in refuse_unsafe(None) if problem.id == "portal.E018"]
+    assert [text.removeprefix(f"{path}, ").partition(": ")[0] for text in told] == [
+        *("line 1, [sso]", "line 1, [sso]", "line 3, [sso] issuer", "line 5, [Egi]")
+    ]
+
+
+def test_a_variable_of_a_portal_with_one_provider_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ids() == []
+    monkeypatch.setenv("OIDC_ISSUER", "https://login.example")
+    assert ids() == ["portal.E008"]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +135,7 @@ def test_a_state_folder_that_everybody_writes_to_is_refused(tmp_path: Path) -> N
 
 def test_every_refusal_says_what_to_do() -> None:
     with override_settings(
-        **{**SAFE, "SECRET_KEY": "short", "PORTAL_URL": "http://", "OIDC_ISSUER": "", "DEBUG": True}
+        **{**SAFE, "SECRET_KEY": "short", "PORTAL_URL": "http://", "PROVIDERS_FILE": "", "DEBUG": True}
     ):
         problems = refuse_unsafe(None)
     assert len(problems) >= 4
@@ -141,7 +167,7 @@ def test_in_the_demo_instances_may_lie_below_the_portal() -> None:
 
 
 def test_the_demo_on_loopback_passes() -> None:
-    assert ids(DEMO=True, PORTAL_URL="http://localhost:8000", OIDC_ISSUER="http://127.0.0.1:8001") == []
+    assert ids(DEMO=True, PORTAL_URL="http://localhost:8000", PROVIDERS_FILE="") == []
 
 
 # ---- whole processes, with what an operator would set ----
@@ -152,8 +178,8 @@ def environment(state: Path, **changes: str) -> dict[str, str]:
         "BEAMPORT_STATE": str(state),
         "PORTAL_URL": "https://portal.example.org",
         "APPS_DOMAIN": "apps-example.org",
-        "OIDC_ISSUER": "https://login.example.org",
-        "OIDC_CLIENT_SECRET": "from the provider",
+        "BEAMPORT_PROVIDERS": str(PROVIDERS),
+        "CREDENTIALS_DIRECTORY": os.environ["CREDENTIALS_DIRECTORY"],
         "DEPLOYMENT_ID": "d1",
         "DATABASE_URL": "postgresql://beamport:secret@127.0.0.1:1/beamport",
         "REDIS_URL": "redis://:secret@127.0.0.1:1/0",

@@ -156,12 +156,6 @@ def test_a_number_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         env.number("SOME_NUMBER", 1)
 
 
-def test_a_network_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOME_NETWORKS", "10.1.0.0/16, 10.2.0.1/16")
-    with pytest.raises(ImproperlyConfigured, match="SOME_NETWORKS must be a list of networks"):
-        env.networks("SOME_NETWORKS")
-
-
 # ---- the stores' addresses ----
 def test_a_database_address_is_taken_apart() -> None:
     url = "postgresql://portal:p%2Fw@db.example:5433/beam?sslmode=verify-full&sslrootcert=/etc/ssl/site.pem"

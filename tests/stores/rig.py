@@ -44,7 +44,7 @@ class Person:
 class Rig:
     """PostgreSQL, Redis, web, worker and gateway as `manage.py up` starts them, without the parent that mends them."""
 
-    def __init__(self, issuer: str = "", **seed: object) -> None:
+    def __init__(self, **seed: object) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bps-", dir="/var/tmp"))
         self.folder.chmod(0o711)
         self.port = free_port()
@@ -53,7 +53,6 @@ class Rig:
             port=self.port,
             portal_url=f"http://localhost:{self.port}",
             apps_domain=f"apps.localhost:{self.port}",
-            issuer=issuer or f"http://127.0.0.1:{self.port + 1}",
             listen=f"127.0.0.1:{self.port}",
         )
         self.state = State(self.folder, portal_person(), gateway_person())

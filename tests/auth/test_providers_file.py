@@ -1,0 +1,315 @@
+"""The file of providers: what it says is taken, and what is wrong with it is told with its line, all at once."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from auth import providers, providers_file
+from auth.providers_file import ALGORITHMS, BadProviders, read
+
+EXAMPLES = sorted((Path(__file__).resolve().parent.parent.parent / "deploy" / "providers").glob("*.toml"))
+GOOD = """
+[sso]
+title = "Facility account"
+issuer = "https://login.example/realms/users"
+client_id = "beamport"
+client_secret_file = "secret"
+"""
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Lays the file beside a good secret and a good logo."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    lay_secret(tmp_path / "secret")
+    (tmp_path / "logo.svg").write_bytes(b"<svg/>")
+
+    def writing(text: str) -> Path:
+        path = tmp_path / "providers.toml"
+        path.write_text(text)
+        return path
+
+    return writing
+
+
+def lay_secret(path: Path, text: str = "a secret: with/odd characters%\n", mode: int = 0o640) -> None:
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def faults(path: Path, *, demo: bool = False) -> list[str]:
+    with pytest.raises(BadProviders) as refused:
+        read(path, demo=demo)
+    assert str(refused.value) == "\n".join(refused.value.faults)
+    return [fault.removeprefix(f"{path}") for fault in refused.value.faults]
+
+
+def test_the_least_that_a_provider_needs(write: Write) -> None:
+    assert read(write(GOOD)) == {
+        "sso": {
+            "title": "Facility account",
+            "issuer": "https://login.example/realms/users",
+            "client_id": "beamport",
+            "client_secret": "a secret: with/odd characters%",
+        }
+    }
+
+
+def test_everything_that_may_be_said(write: Write) -> None:
+    more = """
+    description = "For staff"
+    logo = "logo.svg"
+    scopes = ["openid", "profile"]
+    algorithms = ["ES256"]
+    extra_audiences = ["archive"]
+    asserts_scopes = ["example.org", "urn:geant:example.org"]
+    endpoint_hosts = ["SSO.example"]
+    private_networks = ["10.1.0.0/16", "fd00::/8"]
+    pkce = "require"
+    monitoring_subjects = ["probe@example.org"]
+    required_assurance = "medium"
+    required_acr = ["https://refeds.org/profile/mfa"]
+    end_session = false
+    keeps_id_token = true
+    [sso.facility_claims]
+    office_id = "xfel"
+    [sso.claims]
+    name = ["displayName"]
+    """
+    said = read(write(GOOD + more))["sso"]
+    assert (
+        said.items()
+        >= {
+            "description": "For staff",
+            "logo": "data:image/svg+xml;base64,PHN2Zy8+",
+            "scopes": ("openid", "profile"),
+            "algorithms": frozenset({"ES256"}),
+            "extra_audiences": frozenset({"archive"}),
+            "asserts_scopes": frozenset({"example.org", "urn:geant:example.org"}),
+            "endpoint_hosts": frozenset({"sso.example"}),
+            "private_networks": (ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd00::/8")),
+            "pkce": "require",
+            "monitoring_subjects": frozenset({"probe@example.org"}),
+            "required_assurance": "medium",
+            "required_acr": ("https://refeds.org/profile/mfa",),
+            "end_session": False,
+            "keeps_id_token": True,
+            "facility_claims": {"office_id": "xfel"},
+            "claims": {"name": ("displayName",)},
+        }.items()
+    )
+    assert providers.Provider(slug="sso", **said).pkce == "require"
+
+
+LONG = "x" * 5000
+#: a line, and what is said of it
+WRONG = [
+    ('title = ""', "must be a text of one line and 1 to 60 characters."),
+    (f'title = "{"x" * 61}"', "must be a text of one line and 1 to 60 characters."),
+    ('title = "two\\nlines"', "must be a text of one line"),
+    ("title = 7", "must be a text of one line"),
+    (f'description = "{"x" * 301}"', "must be a text of one line and 1 to 300 characters."),
+    ('issuer = "http://login.example"', "must begin with https://"),
+    ('issuer = "login.example"', "must begin with https://"),
+    ('issuer = "https://"', "must be an address without user, query and fragment"),
+    ('issuer = "https://a@login.example"', "must be an address without user"),
+    ('issuer = "https://login.example/?a=1"', "must be an address without user"),
+    ('issuer = "https://login.example/#a"', "must be an address without user"),
+    ('issuer = "https://login.example/a b"', "must be an address without user"),
+    ('issuer = "https://lögin.example"', "must be an address without user"),
+    ('issuer = "https://login.example:99999"', "is no address."),
+    ('issuer = ["https://login.example"]', "must be a text of one line and 1 to 255 characters."),
+    ('client_id = ""', "must be a text of one line and 1 to 255 characters."),
+    ('client_secret = "in the open"', "a secret does not stand in this file."),
+    ('client_secret_file = "nowhere"', "which cannot be read: No such file or directory."),
+    ('client_secret_file = ""', "must be a text of one line"),
+    ('logo = "nowhere.svg"', "nowhere.svg cannot be read: No such file or directory."),
+    ('logo = "secret"', "must name a file .svg, .png or .webp of at most 32 KiB."),
+    ('scopes = "openid"', 'must be a list of texts, like ["one", "two"].'),
+    ('scopes = ["profile"]', 'must be a list of single scopes with "openid" among them.'),
+    ('scopes = ["openid profile", "openid"]', "must be a list of single scopes"),
+    ('algorithms = ["HS256"]', "must be a list of: ES256, ES384, ES512, EdDSA, PS256"),
+    ('algorithms = ["none"]', "must be a list of: ES256"),
+    ("algorithms = []", "must be a list of: ES256"),
+    ('algorithms = "RS256"', "must be a list of: ES256"),
+    ('extra_audiences = [""]', "must be a list of texts"),
+    ("asserts_scopes = [1]", "must be a list of texts"),
+    ('endpoint_hosts = ["https://login.example"]', "must be a list of host names, without https:// and path."),
+    ('endpoint_hosts = ["login.example:8443"]', "must be a list of host names"),
+    ('private_networks = ["10.1.0.1/16"]', 'must be a list of networks, like ["10.1.0.0/16"].'),
+    ('private_networks = "10.1.0.0/16"', "must be a list of texts"),
+    ('pkce = "plain"', "must be of: require, send."),
+    ("pkce = true", "must be of: require, send."),
+    ('monitoring_subjects = "x"', "must be a list of texts"),
+    ('required_assurance = "extreme"', "must be of: high, low, medium."),
+    ('required_acr = "mfa"', "must be a list of texts"),
+    ('end_session = "yes"', "must be true or false."),
+    ("keeps_id_token = 1", "must be true or false."),
+    ('facility_claims = "xfel"', 'must be a table of claim = "slug of the facility".'),
+    ('facility_claims = {office = "No Slug"}', "must be a table of claim"),
+    ("facility_claims = {office = 7}", "must be a table of claim"),
+    ('claims = {nickname = ["x"]}', "must be a table with fields of a profile: "),
+    ('claims = {name = "displayName"}', "must be a list of texts"),
+    ("claims = []", "must be a table with fields of a profile: "),
+    ('isuer = "x"', "no such key. Is issuer meant?"),
+    ('colour = "red"', "no such key. There are: algorithms, asserts_scopes, "),
+]
+
+
+@pytest.mark.parametrize(("line", "why"), WRONG, ids=[line[:40] for line, _ in WRONG])
+def test_what_is_wrong_is_told_with_its_line(write: Write, line: str, why: str) -> None:
+    name = line.partition(" =")[0]
+    kept = [known for known in GOOD.strip().splitlines() if not known.startswith(f"{name} =")]
+    told = faults(write("# providers\n" + "\n".join([*kept, line])))
+    missing = [] if name != "client_secret" else told[1:]
+    assert len(told) - len(missing) == 1
+    assert told[0].startswith(f", line {len(kept) + 2}, [sso] {name}: ")
+    assert why in told[0]
+
+
+@pytest.mark.parametrize("name", providers_file.REQUIRED)
+def test_what_is_missing_is_told(write: Write, name: str) -> None:
+    text = "\n".join(line for line in GOOD.splitlines() if not line.startswith(name + " "))
+    assert faults(write(text)) == [f", line 2, [sso]: {name} is missing."]
+
+
+@pytest.mark.parametrize("slug", ["Sso", "9", "-a", "a_b", '"a b"', "x" * 41, "account", "sign-in", "link", '""'])
+def test_a_slug_stands_in_an_address(write: Write, slug: str) -> None:
+    told = faults(write(GOOD.replace("[sso]", f"[{slug}]")))
+    assert len(told) == 1
+    assert told[0].startswith(f", line 2, [{slug.strip(chr(34))}]: is ")
+
+
+def test_the_demos_own_slug_is_taken_in_the_demo_only(write: Write) -> None:
+    path = write(GOOD.replace("[sso]", "[demo]"))
+    assert list(read(path)) == ["demo"]
+    assert "is taken by the portal itself" in faults(path, demo=True)[0]
+
+
+def test_the_demo_takes_http(write: Write) -> None:
+    path = write(GOOD.replace("https:", "http:"))
+    assert read(path, demo=True)["sso"]["issuer"].startswith("http://")
+    assert "must begin with https://" in faults(path)[0]
+
+
+def test_every_fault_is_told_at_once_with_its_own_line(write: Write) -> None:
+    second = GOOD.replace("[sso]", "[ egi ]").replace("https", "ftp").replace('title = "', 'title = "' + "x" * 60)
+    told = faults(write(GOOD.replace("beamport", "") + second + 'sso = "no table"'))
+    assert [fault.partition(": ")[0] for fault in told] == [
+        *(", line 5, [sso] client_id", ", line 9, [egi] title", ", line 10, [egi] issuer", ", line 13, [egi] sso")
+    ]
+
+
+def test_a_value_outside_a_table_is_told(write: Write) -> None:
+    assert faults(write('sso = "x"' + GOOD.replace("[sso]", "[other]"))) == [
+        ", line 1, [sso]: is no table. Each provider is a table of its own: [slug], then its keys."
+    ]
+
+
+def test_two_tables_with_one_issuer_are_refused(write: Write) -> None:
+    told = faults(write(GOOD + GOOD.replace("[sso]", "[again]")))
+    assert told == [
+        ", line 10, [again] issuer: [sso] has https://login.example/realms/users already. One provider, one table."
+    ]
+
+
+def test_what_is_no_toml_is_told_with_its_place(write: Write) -> None:
+    told = faults(write(GOOD + "title 7"))
+    assert len(told) == 1
+    assert "(at line 7, column 7)" in told[0]
+    assert "BEAMPORT_PROVIDERS names a TOML file of providers." in told[0]
+
+
+@pytest.mark.parametrize("text", ["", "# nobody yet\n"])
+def test_a_file_without_providers_is_refused(write: Write, text: str) -> None:
+    assert faults(write(text)) == [": it lists no provider. Write a table for each, as in deploy/providers/."]
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    assert "No such file or directory" in faults(tmp_path / "nowhere.toml")[0]
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    assert "can't decode" in faults(tmp_path / "binary.toml")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "why"),
+    [
+        ("secret", 0o644, "everybody on this machine can read: chmod o-r"),
+        ("", 0o600, "which is empty"),
+        ("two\nlines", 0o600, "holds no secret: one line of text."),
+        ("sécret", 0o600, "holds no secret"),
+    ],
+)
+def test_a_secret_that_is_none_is_refused(write: Write, tmp_path: Path, text: str, mode: int, why: str) -> None:
+    lay_secret(tmp_path / "secret", text, mode)
+    (told,) = faults(write(GOOD))
+    assert told.startswith(", line 6, [sso] client_secret_file: ")
+    assert why in told
+
+
+def test_a_service_finds_the_secret_among_its_credentials(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    path = write(GOOD)
+    assert read(path)["sso"]["client_secret"] == "a secret: with/odd characters%"
+    lay_secret(credentials / "secret", "the service's own", 0o400)
+    assert read(path)["sso"]["client_secret"] == "the service's own"
+
+
+@pytest.mark.parametrize("size", [0, providers_file.LARGEST_LOGO + 1])
+def test_a_logo_has_a_size(write: Write, tmp_path: Path, size: int) -> None:
+    (tmp_path / "logo.svg").write_bytes(b"x" * size)
+    assert "of at most 32 KiB" in faults(write(GOOD + 'logo = "logo.svg"'))[0]
+    (tmp_path / "logo.svg").write_bytes(b"x" * providers_file.LARGEST_LOGO)
+    assert read(write(GOOD + 'logo = "logo.svg"'))["sso"]["logo"].startswith("data:image/svg+xml;base64,eHh4")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_are_good_but_for_the_secret(
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    for slug in ("umbrella", "egi", "helmholtz", "sso", "orcid"):
+        lay_secret(tmp_path / f"client_secret_{slug}")
+    for slug, said in read(example).items():
+        provider = providers.Provider(slug=slug, **said)
+        assert provider.description
+        assert provider.issuer.startswith("https://")
+
+
+def test_there_is_an_example_for_each_kind() -> None:
+    assert [path.stem for path in EXAMPLES] == ["eduteams", "egi-check-in", "helmholtz-id", "keycloak", "orcid"]
+
+
+# ---- the registry ----
+def test_the_demos_provider_stands_beside_those_of_the_file(write: Write, settings: Any) -> None:
+    settings.DEMO_PROVIDER = {"slug": "demo", "title": "Demo", "issuer": "http://127.0.0.1:1", "client_id": "b",
+                              "client_secret": "s"}  # fmt: skip
+    settings.PROVIDERS_FILE = str(write(GOOD))
+    assert [(one.slug, one.title) for one in providers.every()] == [("demo", "Demo"), ("sso", "Facility account")]
+    assert "odd characters" not in repr(providers.every())
+
+
+def test_outside_the_demo_nothing_is_private(write: Write, settings: Any) -> None:
+    settings.PROVIDERS_FILE = str(write(GOOD))
+    assert [one.allow_private for one in providers.every()] == [True, True]
+    settings.DEMO, settings.DEMO_PROVIDER = False, {}
+    assert [one.allow_private for one in providers.every()] == [False]
+    assert providers.get("sso").algorithms == ALGORITHMS
+
+
+def test_a_provider_speaks_for_subjects_and_namespaces() -> None:
+    scopes = frozenset({"Example.org", "urn:geant:Example.org"})
+    provider = providers.Provider("sso", "x", "https://login.example", "b", "s", asserts_scopes=scopes)
+    assert provider.subject_scopes == {"example.org"}
+    assert provider.namespaces == {"urn:geant:Example.org"}
