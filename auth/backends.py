@@ -55,8 +55,12 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
             sid=claims.clean(about_token.get("sid"), 255),
             acr=claims.clean(about_token.get("acr"), 255),
             authenticated_at=tokens.moment(about_token, "auth_time"),
+            id_token=held.id_token if provider.keeps_id_token else "",
         )
-        return Answer(subject, about_token | about_user, proof)
+        # how somebody signed in is said by the signed token, or not at all
+        said = about_token | about_user | {"acr": proof.acr}
+        self._check_assurance(said, proof.acr)
+        return Answer(subject, said, proof)
 
     def get_token(self, payload: dict[str, str]) -> client.Tokens:
         provider = self._provider()
@@ -81,7 +85,7 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
 
     def get_or_create_user(self, subject: str, said: dict[str, Any], acr: str = "") -> Identity:
         provider = self._provider()
-        profile = claims.profile_of(said)
+        profile = claims.profile_of(said, provider.claims)
         with transaction.atomic():
             identity = identities.signed_in(provider, subject, profile)
             for claim, facility in provider.facility_claims.items():
@@ -92,6 +96,15 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
                 persons.grant_configured_roles(identity.user, facility, person)
             groups.recompute(identity, said, profile, acr)
         return identity
+
+    def _check_assurance(self, said: dict[str, Any], acr: str) -> None:
+        """Refuse accounts that the provider knows less well, or let in otherwise, than is asked for here."""
+        provider = self._provider()
+        profile = claims.profile_of(said, provider.claims)
+        if claims.assured(profile) < claims.LEVELS[provider.required_assurance]:
+            raise SignInNotPermitted("assurance-too-low")
+        if provider.required_acr and acr not in provider.required_acr:
+            raise SignInNotPermitted("acr-not-accepted")
 
     def _provider(self) -> Provider:
         if self.provider is None:

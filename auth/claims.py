@@ -38,6 +38,8 @@ TABLE: Final[Table] = {
 #: REFEDS Multi-Factor Authentication Profile
 MFA: Final = "https://refeds.org/profile/mfa"
 _REFEDS: Final = "https://refeds.org/assurance"
+#: how well somebody is known, as rules and providers ask for it; "": not asked
+LEVELS: Final = {"": 0, "low": 1, "medium": 2, "high": 3}
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Profile:
 
 def profile_of(said: Mapping[str, Any], table: Table | None = None) -> Profile:
     """Read a profile out of ID token and userinfo claims together."""
-    claims = _Claims(said, TABLE | (table or {}))
+    claims = _Claims(said, {**TABLE, **(table or {})})
     email = claims.email()
     return Profile(
         name=claims.name(),

@@ -29,7 +29,6 @@ log = structlog.get_logger("auth.groups")
 
 #: characters of what a provider said that are kept of a sign-in, for dry runs
 KEPT: Final = 64 * 1024
-_ASSURANCE: Final = {"": 0, "low": 1, "medium": 2, "high": 3}
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Statement:
 
     def fulfils(self, rule: GroupRule) -> str | None:
         """Return the words that fulfil a rule, or None."""
-        if self.assured < _ASSURANCE[rule.minimum_assurance] or (rule.requires_mfa and not self.second_factor):
+        if self.assured < claims.LEVELS[rule.minimum_assurance] or (rule.requires_mfa and not self.second_factor):
             return None
         if rule.kind == GroupRule.Kind.CLAIM:
             wanted = unicodedata.normalize("NFC", rule.value)

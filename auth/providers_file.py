@@ -12,14 +12,13 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from auth.claims import Profile
+from auth.claims import TABLE
 from portal.lib import variables
 
 #: signature algorithms we accept: asymmetric ones only, whatever a provider announces
@@ -232,9 +231,8 @@ def _facility_claims(value: object) -> dict[str, str]:
 
 
 def _claims(value: object) -> dict[str, tuple[str, ...]]:
-    known = {field.name for field in fields(Profile)}
-    if not isinstance(value, dict) or not known.issuperset(value):
-        raise _Wrong(f"must be a table with fields of a profile: {', '.join(sorted(known))}.")
+    if not isinstance(value, dict) or not value.keys() <= TABLE.keys():
+        raise _Wrong(f"must be a table of these, each with names of claims: {', '.join(TABLE)}.")
     return {name: _texts(names) for name, names in value.items()}
 
 

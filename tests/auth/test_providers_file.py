@@ -155,9 +155,9 @@ WRONG = [
     ('facility_claims = "xfel"', 'must be a table of claim = "slug of the facility".'),
     ('facility_claims = {office = "No Slug"}', "must be a table of claim"),
     ("facility_claims = {office = 7}", "must be a table of claim"),
-    ('claims = {nickname = ["x"]}', "must be a table with fields of a profile: "),
+    ('claims = {nickname = ["x"]}', "must be a table of these, each with names of claims: name, "),
     ('claims = {name = "displayName"}', "must be a list of texts"),
-    ("claims = []", "must be a table with fields of a profile: "),
+    ("claims = []", "must be a table of these, each with names of claims: name, "),
     ('isuer = "x"', "no such key. Is issuer meant?"),
     ('colour = "red"', "no such key. There are: algorithms, asserts_scopes, "),
 ]
