@@ -25,6 +25,8 @@ LEEWAY = 60
 LOGOUT_AGE = 600
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 _SUBJECT = re.compile(r"[\x20-\x7e]{1,255}")
+#: what comes later is no date, and what has more digits no float
+_YEAR_10000 = 253_402_300_800
 _HASHES = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512, "dsa": hashlib.sha512}
 
 
@@ -170,6 +172,6 @@ def _texts(value: object) -> list[str]:
 
 def _number(claims: dict[str, Any], name: str) -> float:
     value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _YEAR_10000:
         raise SignInRefused(f"bad-{name}")
     return value
