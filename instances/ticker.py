@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from auth import restored
 from instances import clouds, homes, jobs, leases, reconcile, sweep
 from instances.models import Instance, Provider
 from instances.providers.base import Observation
@@ -89,6 +90,7 @@ class Ticker(threading.Thread):
         self._submit(("instance", pk), lambda: reconcile.run(pk, seen))
 
     def _each_second(self) -> None:
+        restored.look()
         for row in Provider.objects.filter(enabled=True):
             # a provider that hangs holds its own sweep alone, and is not asked again before it has answered
             if ("sweep", row.pk) not in self._busy and jobs.claim(f"sweep:{row.pk}", sweep.EVERY):

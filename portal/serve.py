@@ -23,10 +23,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import structlog
 import uvicorn
 
 from portal import env
 from portal.lib import postgres
+
+log = structlog.get_logger("portal.serve")
 
 #: seconds that somebody who waits for a page waits for the database
 PATIENCE = 5.0
@@ -166,11 +169,26 @@ def serve_both(web: socket.socket, internal: socket.socket) -> int:
         sys.exit(uvloop.run(serve(_link(), internal, theirs)))
     theirs.close()
     internal.close()
+    _end_what_was_restored()
     try:
         return uvloop.run(serve(_pages(), web, ours))
     finally:
         ours.close()
         os.waitpid(link, 0)
+
+
+def _end_what_was_restored() -> None:
+    """Let nobody in by what a restored database brought back. If it is away: the worker looks each second."""
+    from django.db import Error, connection
+
+    from auth import restored
+
+    try:
+        restored.look()
+    except Error as error:
+        log.warning("not looked whether the database was restored", error=str(error)[:200])
+    finally:
+        connection.close()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,11 +3,12 @@
 from auth.models.consent import Acceptance, ErasedIdentity, ErasureRequest, Policy
 from auth.models.people import Facility, Identity, Person, PersonLink, PosixIdentity, User, UserManager
 from auth.models.rights import Group, GroupMember, GroupRole, GroupRule, RoleGrant
-from auth.models.sessions import ApiToken, LoginState, Session, UsedLogoutToken
+from auth.models.sessions import ApiToken, DatabaseMark, LoginState, Session, UsedLogoutToken
 
 __all__ = [
     "Acceptance",
     "ApiToken",
+    "DatabaseMark",
     "ErasedIdentity",
     "ErasureRequest",
     "Facility",

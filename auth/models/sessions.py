@@ -92,6 +92,19 @@ class UsedLogoutToken(models.Model):
         return f"logout token of {self.issuer}"
 
 
+class DatabaseMark(models.Model):
+    """By what this database was known when the portal last looked (one row). In a restored copy it tells of another.
+
+    See auth/restored.py.
+    """
+
+    mark = models.CharField(max_length=200)
+    noted_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.mark
+
+
 class ApiToken(models.Model):
     """A hashed token of a user: shown once, scoped, at most 90 days."""
 
