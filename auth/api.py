@@ -9,15 +9,21 @@ from rest_framework import authentication, exceptions
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from auth import tokens
+from auth import limits, tokens
 from auth.models import ApiToken, User
+from portal import audit
+from portal.audit import AuditEvent
 
 if TYPE_CHECKING:
     from rest_framework.views import APIView
 
 
 class TokenAuthentication(authentication.BaseAuthentication):
-    """`Authorization: Bearer bpt_…`, our own hashed tokens alone; a token in a query string is not looked at."""
+    """`Authorization: Bearer bpt_…`, our own hashed tokens alone; a token in a query string is not looked at.
+
+    An address that shows too many bad ones is told to wait; a good one always counts, as it cannot be guessed and
+    others behind the same address are not to suffer.
+    """
 
     def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
         scheme, _, text = force_str(authentication.get_authorization_header(request), errors="replace").partition(" ")
@@ -25,6 +31,8 @@ class TokenAuthentication(authentication.BaseAuthentication):
             return None
         token = tokens.find(text.strip())
         if token is None:
+            limits.check("token_refused")
+            audit.record("token_refused", result=AuditEvent.Result.REFUSED, reason="bad-token")
             raise exceptions.AuthenticationFailed
         return token.user, token
 

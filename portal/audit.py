@@ -64,7 +64,7 @@ class AuditEvent(models.Model):
             models.Index(fields=["object_type", "object_id"], name="audit_object"),
             models.Index(fields=["identity", "-id"], condition=~models.Q(identity=""), name="audit_identity"),
             models.Index(
-                fields=["address", "at"], condition=models.Q(action="login_failed"), name="audit_login_failed"
+                fields=["address", "action", "at"], condition=models.Q(result="refused"), name="audit_refused_from"
             ),
         ]
 
