@@ -6,9 +6,10 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from auth.models import Session, User
+from auth.roles import PLATFORM, live_grants, live_memberships
 from portal.lib import bus
 from portal.lib.clock import Now
 
@@ -24,13 +25,25 @@ def active_user(pk: int | str) -> User | None:
 
 
 def live_sessions() -> QuerySet[Session]:
-    """Return the sessions that count: not ended, not idle, not too old, of a user who may hold one (or of nobody)."""
+    """Return the sessions that count: not ended, not idle, not too old, of a user who may hold one (or of nobody).
+
+    The shorter life of those who run the portal begins with their sign-in, and counts from the moment of a grant on.
+    """
+    young = Q(created_at__gt=Now() - settings.SESSION_ABSOLUTE_PRIVILEGED)
     return Session.objects.filter(
         Q(user__isnull=True) | Q(user__in=User.objects.active()),
+        young | ~_runs_the_portal(OuterRef("user_id")),
         ended_at__isnull=True,
         expires_at__gt=Now(),
         last_used_at__gt=Now() - settings.SESSION_IDLE,
     )
+
+
+def _runs_the_portal(user: OuterRef) -> Q:
+    strong = PLATFORM["open-admin"]
+    granted = live_grants().filter(user=user, role__in=strong)
+    in_groups = live_memberships().filter(user=user, group__roles__role__in=strong)
+    return Q(Exists(granted)) | Q(Exists(in_groups))
 
 
 def touch(session_pk: int) -> None:
@@ -39,12 +52,14 @@ def touch(session_pk: int) -> None:
 
 
 def end(sessions: QuerySet[Session]) -> list[int]:
-    """End sessions, keep their rows for a while and tell the gateways; return the keys of those that were open."""
+    """End sessions, keep their rows a while, tell gateways and open pages; return the keys of those that were open."""
     with transaction.atomic():
         ended = list(
             sessions.filter(ended_at__isnull=True).order_by("pk").select_for_update().values_list("pk", flat=True)
         )
-        Session.objects.filter(pk__in=ended).update(ended_at=Now(), updated_at=Now(), data={})
+        Session.objects.filter(pk__in=ended).update(ended_at=Now(), updated_at=Now(), data={}, id_token="")
         for pk in ended:
             bus.publish(bus.GATEWAY, {"login_session": pk})
+        if ended:
+            bus.publish(bus.PAGES, {"login_sessions": ended})
     return ended

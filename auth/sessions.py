@@ -16,7 +16,7 @@ from django.contrib.sessions.backends.base import CreateError, SessionBase, Upda
 from django.db import IntegrityError, transaction
 
 from auth import access
-from auth.models import Session
+from auth.models import LoginState, Session, UsedLogoutToken
 from portal.lib.clock import Now
 from portal.lib.hashing import digest
 
@@ -95,16 +95,20 @@ class SessionStore(SessionBase):
             raise CreateError from error
 
     def cycle_key(self) -> None:
-        """Change the key of the same row: what hangs on it stays, a key known before is worth nothing."""
+        """Change the key of the same row: what hangs on it stays, a key known before is worth nothing.
+
+        What the browser has of a row that has died meanwhile is not carried into a new one.
+        """
         data, old = self._session, self.session_key
-        if old is not None:
-            new = self._get_new_session_key()
-            if access.live_sessions().filter(key_hash=digest(old)).update(key_hash=digest(new)):
-                self._session_key = new
-                self.modified = True
-                return
-        self.create()
-        self._session_cache = data
+        if old is None:
+            self.create()
+            self._session_cache = data
+            return
+        new = self._get_new_session_key()
+        if not access.live_sessions().filter(key_hash=digest(old)).update(key_hash=digest(new)):
+            raise UpdateError
+        self._session_key = new
+        self.modified = True
 
     async def acycle_key(self) -> None:
         await sync_to_async(self.cycle_key)()
@@ -121,5 +125,12 @@ class SessionStore(SessionBase):
 
     @classmethod
     def clear_expired(cls) -> None:
-        Session.objects.filter(expires_at__lt=Now() - KEEP_ENDED).delete()
-        Session.objects.filter(ended_at__lt=Now() - KEEP_ENDED).delete()
+        forget_expired()
+
+
+def forget_expired() -> None:
+    """Delete rows that have lost all meaning; sessions a while later, so that every gateway hears of their end."""
+    Session.objects.filter(expires_at__lt=Now() - KEEP_ENDED).delete()
+    Session.objects.filter(ended_at__lt=Now() - KEEP_ENDED).delete()
+    LoginState.objects.filter(created_at__lt=Now() - KEEP_ENDED).delete()
+    UsedLogoutToken.objects.filter(expires_at__lt=Now()).delete()

@@ -1,8 +1,9 @@
 """Events to open pages over one WebSocket each; what they carry are hints (ids), never rights or contents.
 
 A socket lives as long as the login session that opened it: one task per process asks for all of them at once,
-every few seconds, with the same rule that pages use. Another listens to the bus for all of them. Neither ever waits
-for a page: each socket has a short queue of its own, and a page that reads too slowly is hung up on.
+every few seconds and at each word of an end, with the same rule that pages use. Another listens to the bus for all of
+them. Neither ever waits for a page: each socket has a short queue of its own, and a page that reads too slowly is hung
+up on.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class Watch:
             if "reset" in message:  # something may have been said to nobody
                 self.listening = True
                 self._tell(self.sockets, HELLO)
+            elif "login_sessions" in message:
+                await self.check(set(message["login_sessions"]))
             else:
                 self._tell({socket for socket in self.sockets if socket.user == message["user"]}, message["event"])
 
@@ -95,9 +98,11 @@ class Watch:
         for socket in list(sockets):
             socket.say(event)
 
-    async def check(self) -> None:
-        """Close what is no longer signed in; an unreachable database changes nothing."""
-        sockets = list(self.sockets)
+    async def check(self, sessions: set[int] | None = None) -> None:
+        """Close what is no longer signed in (of these sessions); an unreachable database changes nothing."""
+        sockets = [socket for socket in self.sockets if sessions is None or socket.session in sessions]
+        if not sockets:
+            return
         try:
             live = await _live({socket.session for socket in sockets})
         except Error as error:
@@ -137,7 +142,8 @@ class EventsConsumer(AsyncWebsocketConsumer):
         """Let in our own pages of somebody signed in; a refusal is an accepted socket that closes with a reason."""
         headers = Counter(name for name, _ in self.scope["headers"])
         values = {name: value.decode("latin-1") for name, value in self.scope["headers"]}
-        if headers[b"origin"] != 1 or values[b"origin"] != settings.PORTAL_URL:
+        elsewhere = values.get(b"sec-fetch-site", "same-origin") != "same-origin"
+        if headers[b"origin"] != 1 or values[b"origin"] != settings.PORTAL_URL or elsewhere:
             await self.close()  # before accept: another site's script gets HTTP 403
             return
         await self.accept()

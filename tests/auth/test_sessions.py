@@ -14,13 +14,14 @@ from django.test import Client, RequestFactory
 
 from auth import access, services
 from auth.middleware import SessionPolicy
-from auth.models import Session
+from auth.models import Group, GroupMember, GroupRole, LoginState, Session, UsedLogoutToken
 from auth.oidc.proof import SignInProof
 from auth.sessions import SessionStore
+from portal.lib import bus
 from portal.lib.clock import Now
 from portal.lib.errors import Conflict, Forbidden
 from portal.lib.hashing import digest
-from tests.factories.auth import IdentityFactory, RoleGrantFactory, UserFactory, sign_in
+from tests.factories.auth import FacilityFactory, IdentityFactory, RoleGrantFactory, UserFactory, sign_in
 
 pytestmark = pytest.mark.django_db
 
@@ -34,7 +35,9 @@ def stored() -> SessionStore:
 
 def published(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     heard: list[dict[str, Any]] = []
-    monkeypatch.setattr("portal.lib.bus.publish", lambda topic, message: heard.append(message))
+    monkeypatch.setattr(
+        "portal.lib.bus.publish", lambda topic, message: heard.append(message) if topic == bus.GATEWAY else None
+    )
     return heard
 
 
@@ -94,6 +97,16 @@ def test_a_dead_session_is_neither_read_nor_written_again(fate: dict[str, Any]) 
     assert SessionStore(in_flight.session_key).get("colour") is None
 
 
+def test_a_new_key_revives_no_dead_session() -> None:
+    in_flight = SessionStore(stored().session_key)
+    assert in_flight["colour"] == "green"
+    Session.objects.update(ended_at=Now())
+    with pytest.raises(UpdateError):
+        in_flight.cycle_key()
+    assert Session.objects.count() == 1
+    assert not access.live_sessions().exists()
+
+
 def test_a_deleted_row_is_not_made_again() -> None:
     in_flight = SessionStore(stored().session_key)
     in_flight["colour"] = "red"
@@ -107,6 +120,50 @@ def test_a_session_lives_twelve_hours_at_most_and_two_unused(client: Client) -> 
     row = sign_in(client, UserFactory())
     assert row.expires_at - row.created_at == pytest.approx(timedelta(hours=12), abs=timedelta(seconds=1))
     assert timedelta(hours=2) == settings.SESSION_IDLE
+
+
+def made(ago: timedelta) -> None:
+    Session.objects.update(created_at=Now() - ago)
+
+
+@pytest.mark.parametrize("role", ["admin", "operator"])
+def test_who_runs_the_portal_is_signed_in_for_four_hours_at_most(client: Client, role: str) -> None:
+    sign_in(client, RoleGrantFactory(role=role, facility=FacilityFactory()).user)
+    made(timedelta(hours=3, minutes=59))
+    assert client.get("/api/v1/me").status_code == 200
+    made(timedelta(hours=4))
+    assert client.get("/api/v1/me").status_code == 401
+
+
+def test_others_stay_for_twelve(client: Client) -> None:
+    user = UserFactory()
+    RoleGrantFactory(user=user, role="staff")
+    RoleGrantFactory(user=user, role="admin", expires_at=Now())
+    RoleGrantFactory(role="admin")
+    sign_in(client, user)
+    made(timedelta(hours=11, minutes=59))
+    assert client.get("/api/v1/me").status_code == 200
+
+
+def test_a_role_that_is_granted_meanwhile_shortens_the_session(client: Client) -> None:
+    user = UserFactory()
+    sign_in(client, user)
+    made(timedelta(hours=5))
+    assert client.get("/api/v1/me").status_code == 200
+    RoleGrantFactory(user=user, role="operator")
+    assert client.get("/api/v1/me").status_code == 401
+
+
+def test_a_role_through_a_group_shortens_it_too(client: Client) -> None:
+    user = UserFactory()
+    group = Group.objects.create(slug="operators", title="Operators")
+    GroupRole.objects.create(group=group, role="operator")
+    member = GroupMember.objects.create(user=user, group=group)
+    sign_in(client, user)
+    made(timedelta(hours=5))
+    assert not access.live_sessions().exists()
+    member.delete()
+    assert client.get("/api/v1/me").status_code == 200
 
 
 def test_use_moves_the_idle_clock_but_not_the_end(client: Client) -> None:
@@ -232,6 +289,26 @@ def test_dead_rows_are_kept_a_day_and_then_go() -> None:
     Session.objects.update(ended_at=Now() - timedelta(days=2))
     SessionStore.clear_expired()
     assert not Session.objects.exists()
+
+
+def test_attempts_and_used_logout_tokens_go_with_them() -> None:
+    store = stored()
+    assert store.row is not None
+    LoginState.objects.create(state_hash="old", session=store.row, created_at=Now() - timedelta(hours=25))
+    LoginState.objects.create(state_hash="new", session=store.row, created_at=Now() - timedelta(hours=23))
+    UsedLogoutToken.objects.create(issuer="i", jti_hash="old", expires_at=Now() - timedelta(seconds=1))
+    UsedLogoutToken.objects.create(issuer="i", jti_hash="new", expires_at=Now() + timedelta(seconds=60))
+    SessionStore.clear_expired()
+    assert LoginState.objects.get().state_hash == "new"
+    assert UsedLogoutToken.objects.get().jti_hash == "new"
+
+
+def test_an_ended_session_keeps_neither_data_nor_id_token(client: Client) -> None:
+    row = sign_in(client, UserFactory())
+    Session.objects.update(id_token="sealed")
+    services.end_session(row)
+    row.refresh_from_db()
+    assert (row.data, row.id_token) == ({}, "")
 
 
 @pytest.mark.parametrize(

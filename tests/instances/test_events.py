@@ -82,10 +82,11 @@ def session(client: Client, alice: User) -> Session:
 async def connect(client: Client) -> AsyncIterator[Callable[..., Any]]:
     opened: list[Socket] = []
 
-    def make(cookie: str | None = None, origin: bytes | None = OURS) -> Socket:
+    def make(cookie: str | None = None, origin: bytes | None = OURS, site: bytes | None = None) -> Socket:
         key = client.cookies.get(settings.SESSION_COOKIE_NAME)
         cookie = f"{settings.SESSION_COOKIE_NAME}={key.value if key else ''}" if cookie is None else cookie
         headers = [(b"cookie", cookie.encode())] + ([(b"origin", origin)] if origin is not None else [])
+        headers += [(b"sec-fetch-site", site)] if site is not None else []
         opened.append(Socket(headers))
         return opened[-1]
 
@@ -172,6 +173,35 @@ async def test_suspending_somebody_closes_it(
     await hello(socket)
     await in_thread(lambda: User.objects.filter(pk=alice.pk).update(is_active=False))
     assert await closed_with(socket) == consumers.SIGNED_OUT
+
+
+async def test_the_bus_closes_it_at_once(
+    connect: Callable[..., Any], session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "CHECK_EVERY", 3600)
+    await in_thread(bus.flush)
+    other = await in_thread(lambda: sign_in(Client(), session.user))
+    socket = connect()
+    await hello(socket)
+    await in_thread(people.end_session, other)
+    assert await socket.receive_nothing(0.2)
+    await in_thread(people.end_session, session)
+    assert await closed_with(socket) == consumers.SIGNED_OUT
+
+
+async def test_a_word_on_the_bus_is_only_a_hint(connect: Callable[..., Any], session: Session) -> None:
+    socket = connect()
+    await hello(socket)
+    await in_thread(bus.publish, bus.PAGES, {"login_sessions": [session.pk]})
+    assert await socket.receive_nothing(0.3)
+
+
+async def test_a_browser_that_says_it_comes_from_elsewhere_is_refused(
+    connect: Callable[..., Any], session: Session
+) -> None:
+    for site, opens in ((b"same-site", False), (b"cross-site", False), (b"none", False), (b"same-origin", True)):
+        socket = connect(site=site)
+        assert await socket.connect() is opens
 
 
 def test_sessions_are_checked_within_five_seconds() -> None:
