@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import wraps
 from typing import Concatenate, ParamSpec
 from urllib.parse import urlencode, urlsplit
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
@@ -36,9 +36,11 @@ class SignInNotFresh(PortalError):
 
 def is_fresh(session: Session) -> bool:
     """Whether this session's person showed who they are a moment ago; a provider that does not say when, never did."""
-    if session.authenticated_at is None:
-        return False
-    return -LEEWAY <= clock.now() - session.authenticated_at <= LASTS + LEEWAY
+    return session.authenticated_at is not None and is_recent(session.authenticated_at)
+
+
+def is_recent(shown: datetime) -> bool:
+    return -LEEWAY <= clock.now() - shown <= LASTS + LEEWAY
 
 
 def check(request: HttpRequest) -> Session:
@@ -71,13 +73,16 @@ def required(
                 return respond(request, error)
             return HttpResponseRedirect(f"{reverse('accounts:sign-in')}?{urlencode({'next': _back_to(request)})}")
         except SignInNotFresh as error:
-            return respond(request, error) if by_script(request) else _show_again(request, error)
+            return show_again(request, error)
         return view(request, *args, **kwargs)
 
     return asked
 
 
-def _show_again(request: HttpRequest, error: SignInNotFresh) -> HttpResponseBase:
+def show_again(request: HttpRequest, error: SignInNotFresh) -> HttpResponse:
+    """Answer with a form that leads through the provider and back."""
+    if by_script(request):
+        return respond(request, error)
     session: Session = request.auth_session  # type: ignore[attr-defined]
     slug = session.identity.provider if session.identity else ""
     try:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY, login
+from django.contrib.sessions.backends.base import UpdateError
 from django.db import transaction
 from django.http import HttpRequest
+from django.middleware.csrf import rotate_token
 
 from auth import access, roles
 from auth.middleware import name_identity
 from auth.models import Identity, Session, User
+from auth.oidc import kept
 from auth.oidc.proof import SignInProof
 from auth.sessions import IDENTITY_KEY
 from portal import audit
@@ -31,6 +34,7 @@ def open_session(request: HttpRequest, identity: Identity, proof: SignInProof) -
         provider_sid=proof.sid,
         provider_acr=proof.acr,
         authenticated_at=proof.authenticated_at,
+        id_token=kept.seal(proof.id_token),
         user_agent=request.headers.get("User-Agent", "")[:200],
         created_at=Now(),
         last_used_at=Now(),
@@ -42,6 +46,26 @@ def open_session(request: HttpRequest, identity: Identity, proof: SignInProof) -
     name_identity(session)
     audit.record("login", actor=user, about=("session", session.uid))
     return session
+
+
+def renew_session(request: HttpRequest, session: Session, proof: SignInProof) -> None:
+    """Note that somebody showed once more who they are: a new key, the lifetime stays."""
+    request.session.cycle_key()
+    rotate_token(request)
+    renewed = (
+        access.live_sessions()
+        .filter(pk=session.pk)
+        .update(
+            provider_sid=proof.sid or session.provider_sid,
+            provider_acr=proof.acr,
+            authenticated_at=proof.authenticated_at,
+            id_token=kept.seal(proof.id_token) or session.id_token,
+            updated_at=Now(),
+        )
+    )
+    if not renewed:
+        raise UpdateError
+    audit.record("login_renewed", actor=session.user, about=("session", session.uid))
 
 
 def end_session(session: Session, *, by: User | None = None) -> bool:

@@ -1,10 +1,9 @@
-"""Sign-in page, logout and one's own account."""
+"""Sign-in page and one's own account."""
 
 from __future__ import annotations
 
 import uuid
 
-from django.contrib.auth import logout as end_login
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.template import TemplateDoesNotExist
@@ -15,7 +14,6 @@ from django.views.decorators.http import require_POST, require_safe
 from auth import access, providers, roles, services
 from auth.models import Session, User
 from auth.redirects import safe_next
-from portal import audit
 from portal.lib.errors import NotFound
 
 
@@ -26,15 +24,6 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     if request.user.is_authenticated:
         return HttpResponseRedirect(wanted)
     return render(request, "accounts/sign_in.html", {"providers": providers.every(), "next": wanted})
-
-
-@require_POST
-def logout(request: HttpRequest) -> HttpResponse:
-    """End this session here; the page says that the provider's own session may go on."""
-    if request.user.is_authenticated:
-        audit.record("logout", actor=signed_in(request))
-    end_login(request)
-    return render(request, "accounts/signed_out.html", {"providers": providers.every()})
 
 
 @require_safe

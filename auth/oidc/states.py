@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from auth.models import LoginState, Session
+from auth.models import LoginState, Session, User
 from auth.oidc.errors import SignInStale
 from portal.lib.clock import Now
 from portal.lib.hashing import digest, random_secret
@@ -21,7 +21,9 @@ class Begun:
     verifier: str
 
 
-def begin(session: Session, provider: str, next_path: str) -> Begun:
+def begin(
+    session: Session, provider: str, next_path: str, intent: str = LoginState.Intent.LOGIN, user: User | None = None
+) -> Begun:
     """Note a new attempt of this browser; the oldest go when there are too many, the others keep working."""
     begun = Begun(random_secret(), random_secret(), random_secret(384))
     LoginState.objects.create(
@@ -31,6 +33,8 @@ def begin(session: Session, provider: str, next_path: str) -> Begun:
         nonce=begun.nonce,
         verifier=begun.verifier,
         next=next_path,
+        intent=intent,
+        user=user,
     )
     newest = LoginState.objects.filter(session=session).order_by("-created_at", "-pk").values("pk")[:MOST]
     LoginState.objects.filter(session=session).exclude(pk__in=list(newest.values_list("pk", flat=True))).delete()
@@ -50,4 +54,7 @@ def consume(session: Session | None, provider: str, state: str) -> LoginState:
     )
     if not attempt.update(consumed_at=Now()):
         raise SignInStale("unknown-state")
-    return LoginState.objects.get(state_hash=digest(state))
+    taken = LoginState.objects.get(state_hash=digest(state))
+    if taken.intent != LoginState.Intent.LOGIN and (taken.user_id is None or taken.user_id != session.user_id):
+        raise SignInStale("state-of-another-user")
+    return taken

@@ -83,6 +83,7 @@ ERRORS_OF_ALL = "the pages of errors, below"
 ERRORS: dict[str, Look] = {
     "400 no DOI": Look("/doi/not-a-doi", VISITOR, 400),
     "403": Look("/broken/403", ALICE, 403),
+    "403 not fresh": Look("/broken/not-fresh", ALICE, 403),
     "404": Look("/nothing/here", VISITOR, 404),
     "404 signed in": Look("/nothing/here", ALICE, 404),
     "405": Look("/auth/logout/", ALICE, 405),
@@ -122,6 +123,11 @@ class World:
                 "empty": "it only leads on",
                 "full": "it only leads on",
                 "error": Look("/auth/demo/callback/?state=x&code=y", VISITOR, 400),
+            },
+            "/auth/signed-out/": {
+                "empty": "it is one sentence",
+                "full": Look("/auth/signed-out/", VISITOR),
+                "error": ERRORS_OF_ALL,
             },
             "/auth/account/": {
                 "empty": Look("/auth/account/", NEW),

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
-from django.http import Http404, HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import path
 
+from auth import fresh
 from portal.lib.errors import Blame, PortalError
 from portal.urls import handler400, handler403, handler404, handler500
 from portal.urls import urlpatterns as ours
@@ -61,8 +62,10 @@ def faults_of(response: Any, expected: dict[str, str] = HEADERS, *, cors: bool =
     return wrong
 
 
-def broken(request: HttpRequest, what: str) -> None:
+def broken(request: HttpRequest, what: str) -> HttpResponse:
     """A view that fails in each way that there is."""
+    if what == "not-fresh":
+        return fresh.show_again(request, fresh.SignInNotFresh())
 
     class Away(PortalError):
         code, status, blame = "away", 503, Blame.OUTSIDE

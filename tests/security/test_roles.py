@@ -216,6 +216,8 @@ def test_what_is_open_to_everybody_is_a_short_list() -> None:
         "GET /readyz",
         "GET /auth/sign-in/",
         "POST /auth/logout/",
+        "GET /auth/signed-out/",
+        "GET /auth/person/",
         "GET /search",
         "GET /experiments",
         "GET /api/v1/openapi.json",
