@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 import structlog
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from auth import claims, entitlements, providers
 from auth.claims import Profile
@@ -145,11 +145,13 @@ def _fences(provider: str) -> frozenset[str]:
 
 # ---- members ----
 def _settle(identity: Identity, given: Mapping[GroupRule, str]) -> None:
-    by_rule = GroupMember.objects.filter(identity=identity, rule__isnull=False)
-    before = {
-        member.rule_id: member.group.slug for member in by_rule.select_related("group").filter(expires_at__gt=Now())
-    }
-    by_rule.exclude(rule__in=given, user=identity.user).delete()
+    members = GroupMember.objects.filter(identity=identity, rule__isnull=False).select_related("group")
+    by_rule = list(members.annotate(lasts=Q(expires_at__gt=Now())))
+    before = {member.rule_id: member.group.slug for member in by_rule if member.lasts}
+    kept = {rule.pk for rule in given}
+    gone = [one.pk for one in by_rule if one.rule_id not in kept or one.user_id != identity.user_id]
+    if gone:
+        GroupMember.objects.filter(pk__in=gone).delete()
     for rule, words in given.items():
         GroupMember.objects.update_or_create(
             user=identity.user,
@@ -179,8 +181,10 @@ def _keep(identity: Identity, profile: Profile, listed: Mapping[str, Iterable[st
             room -= len(value.encode())
             if room >= 0:
                 kept[name].append(value)
-    identity.claims_subset |= {"acr": acr, "entitlements": kept.pop(""), "listed": kept}
-    identity.save(update_fields=["claims_subset"])
+    known = identity.claims_subset | {"acr": acr, "entitlements": kept.pop(""), "listed": kept}
+    if known != identity.claims_subset:
+        identity.claims_subset = known
+        identity.save(update_fields=["claims_subset"])
 
 
 def _last_statement(identity: Identity) -> Statement:

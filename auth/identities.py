@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import structlog
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Lower
@@ -65,25 +67,31 @@ def _make(provider: Provider, subject: str, profile: Profile) -> Identity | None
 
 
 def _refresh(identity: Identity, provider: Provider, profile: Profile) -> None:
-    Identity.objects.filter(pk=identity.pk).update(
-        provider=provider.slug,
-        voperson_id=profile.voperson_id,
-        assurance=list(profile.assurance[:50]),
-        organisation=profile.organisation,
-        claims_subset={
-            "orcid": profile.orcid,
-            "acr": profile.acr,
-            "affiliations": list(profile.affiliations[:50]),
-        },
-        last_login_at=Now(),
-    )
-    User.objects.filter(pk=identity.user_id).update(
-        display_name=profile.name or identity.user.display_name,
-        email=profile.email,
-        email_verified=profile.email_verified,
-        updated_at=Now(),
-    )
-    identity.refresh_from_db()
+    said = {"orcid": profile.orcid, "acr": profile.acr, "affiliations": list(profile.affiliations[:50])}
+    about_identity = {
+        "provider": provider.slug,
+        "voperson_id": profile.voperson_id,
+        "assurance": list(profile.assurance[:50]),
+        "organisation": profile.organisation,
+        "claims_subset": identity.claims_subset | said,
+    }
+    Identity.objects.filter(pk=identity.pk).update(**about_identity, last_login_at=Now())
+    _set(identity, about_identity)
+    about_user = {
+        "display_name": profile.name or identity.user.display_name,
+        "email": profile.email,
+        "email_verified": profile.email_verified,
+    }
+    if _set(identity.user, about_user):
+        User.objects.filter(pk=identity.user_id).update(**about_user, updated_at=Now())
+
+
+def _set(row: Identity | User, values: dict[str, Any]) -> bool:
+    """Make the row at hand what the database has; return whether anything is new."""
+    new = {name: value for name, value in values.items() if getattr(row, name) != value}
+    for name, value in new.items():
+        setattr(row, name, value)
+    return bool(new)
 
 
 def _handle(name: str) -> str:

@@ -10,7 +10,7 @@ import structlog
 
 from auth.oidc import http, shelf
 from auth.oidc.documents import BadDocument, parse_object
-from auth.oidc.errors import ProviderFailed
+from auth.oidc.errors import ProviderDisabled, ProviderFailed
 from auth.providers import Provider
 
 log = structlog.get_logger("auth.oidc")
@@ -55,10 +55,10 @@ def _load(provider: Provider, url: str) -> dict[str, Any]:
 def _metadata(provider: Provider, document: dict[str, Any]) -> Metadata:
     if document.get("issuer") != provider.issuer:
         log.error("provider disabled: it announces another issuer", provider=provider.slug)
-        raise ProviderFailed("wrong-issuer-announced")
+        raise ProviderDisabled("wrong-issuer-announced")
     if provider.pkce == "require" and not _offers_s256(document):
         log.error("provider disabled: it does not announce PKCE with S256", provider=provider.slug)
-        raise ProviderFailed("pkce-not-announced")
+        raise ProviderDisabled("pkce-not-announced")
     return Metadata(
         authorization_endpoint=_endpoint(provider, document, "authorization_endpoint"),
         token_endpoint=_endpoint(provider, document, "token_endpoint"),

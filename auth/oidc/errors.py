@@ -29,6 +29,19 @@ class SignInRefused(LoginError):
     message = "The portal could not accept the answer of the sign-in provider, so nobody was signed in."
 
 
+#: what a provider may answer instead of a code (RFC 6749 §4.1.2.1, OpenID Connect Core §3.1.2.6)
+_ANSWERS = {
+    *("access_denied", "invalid_request", "invalid_scope", "unauthorized_client", "unsupported_response_type"),
+    *("server_error", "temporarily_unavailable", "login_required", "interaction_required", "consent_required"),
+    *("account_selection_required", "invalid_request_object", "invalid_request_uri", "request_not_supported"),
+}
+
+
+def said_by_provider(error: str) -> str:
+    """Return our word for an error answer; what is none of the known ones is not repeated."""
+    return "provider-says-" + (error.replace("_", "-") if error in _ANSWERS else "something-else")
+
+
 class SignInDenied(LoginError):
     code = "sign-in-denied"
     message = "The sign-in provider did not sign you in."
@@ -51,6 +64,10 @@ class ProviderFailed(LoginError):
     code, status, blame = "provider-failed", 502, Blame.OUTSIDE
     message = "The sign-in provider does not work properly at the moment."
     next_step = "Try again in a few minutes; the portal itself is up."
+
+
+class ProviderDisabled(ProviderFailed):
+    """It announces what its configuration rules out: what it said before does not count either."""
 
 
 class ProviderSlow(LoginError):

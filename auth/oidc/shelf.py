@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from django.core.cache import cache
 
-from auth.oidc.errors import LoginError
+from auth.oidc.errors import LoginError, ProviderDisabled
 from portal.lib.hashing import digest
 
 log = structlog.get_logger("auth.oidc")
@@ -37,6 +37,9 @@ def document(kind: str, url: str, load: Callable[[], dict[str, Any]], *, renew: 
         _may_ask(key)
     try:
         fresh = load()
+    except ProviderDisabled:
+        _drop(key)
+        raise
     except LoginError as error:
         if kept is None:
             raise
@@ -66,6 +69,14 @@ def _keep(key: str, value: dict[str, Any]) -> None:
     _here[key] = (time.time(), value)
     try:
         cache.set(key, (time.time(), value), STALE)
+    except Exception as error:
+        log.warning("cache away", error=type(error).__name__)
+
+
+def _drop(key: str) -> None:
+    _here.pop(key, None)
+    try:
+        cache.delete(key)
     except Exception as error:
         log.warning("cache away", error=type(error).__name__)
 

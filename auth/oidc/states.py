@@ -36,8 +36,9 @@ def begin(
         intent=intent,
         user=user,
     )
-    newest = LoginState.objects.filter(session=session).order_by("-created_at", "-pk").values("pk")[:MOST]
-    LoginState.objects.filter(session=session).exclude(pk__in=list(newest.values_list("pk", flat=True))).delete()
+    # one statement: between two, another tab's attempt could come and go
+    newest_first = LoginState.objects.filter(session=session).order_by("-created_at", "-pk")
+    LoginState.objects.filter(pk__in=newest_first.values("pk")[MOST:]).delete()
     return begun
 
 

@@ -23,7 +23,7 @@ from auth.claims import clean
 from auth.fresh import SignInNotFresh
 from auth.models import Identity, LoginState, Session
 from auth.oidc import discovery, states
-from auth.oidc.errors import LoginError, SignInDenied, SignInRefused, SignInStale
+from auth.oidc.errors import LoginError, SignInDenied, SignInRefused, SignInStale, said_by_provider
 from auth.oidc.proof import Answer
 from auth.providers import Provider
 from auth.redirects import safe_next
@@ -137,7 +137,7 @@ def _answer(request: HttpRequest, provider: Provider) -> tuple[LoginState, str]:
     if error:
         said = clean(request.GET.get("error_description"))
         sentence = f"{provider.title} did not sign you in" + (f": “{said}”" if said else ".")
-        raise SignInDenied(f"provider-says {error}", sentence)
+        raise SignInDenied(said_by_provider(error), sentence)
     code = request.GET.get("code", "")
     if not code:
         raise SignInRefused("no-code")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from auth import providers, providers_file
-from auth.providers_file import ALGORITHMS, BadProviders, read
+from auth.providers_file import BadProviders, read
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent.parent / "deploy" / "providers").glob("*.toml"))
 GOOD = """
@@ -289,23 +288,6 @@ def test_the_examples_are_good_but_for_the_secret(
 
 def test_there_is_an_example_for_each_kind() -> None:
     assert [path.stem for path in EXAMPLES] == ["eduteams", "egi-check-in", "helmholtz-id", "keycloak", "orcid"]
-
-
-# ---- the registry ----
-def test_the_demos_provider_stands_beside_those_of_the_file(write: Write, settings: Any) -> None:
-    settings.DEMO_PROVIDER = {"slug": "demo", "title": "Demo", "issuer": "http://127.0.0.1:1", "client_id": "b",
-                              "client_secret": "s"}  # fmt: skip
-    settings.PROVIDERS_FILE = str(write(GOOD))
-    assert [(one.slug, one.title) for one in providers.every()] == [("demo", "Demo"), ("sso", "Facility account")]
-    assert "odd characters" not in repr(providers.every())
-
-
-def test_outside_the_demo_nothing_is_private(write: Write, settings: Any) -> None:
-    settings.PROVIDERS_FILE = str(write(GOOD))
-    assert [one.allow_private for one in providers.every()] == [True, True]
-    settings.DEMO, settings.DEMO_PROVIDER = False, {}
-    assert [one.allow_private for one in providers.every()] == [False]
-    assert providers.get("sso").algorithms == ALGORITHMS
 
 
 def test_a_provider_speaks_for_subjects_and_namespaces() -> None:

@@ -220,7 +220,7 @@ def test_an_error_from_the_provider_is_told_and_leaves_a_session_alone(op: Hosti
     assert b"<script>alert" not in response.content
     assert b"&lt;script&gt;alert" in response.content
     assert b"x" * 201 not in response.content
-    assert reason() == "provider-says access_denied"
+    assert reason() == "provider-says-access-denied"
     assert browser.is_signed_in()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -192,8 +193,23 @@ class World:
 LONG = "Anisotropic thermal expansion of superionic water ice under shock compression at the megabar, second campaign "
 
 
+def second_provider(folder: Path) -> Path:
+    """A provider beside the demo's, with all that a button may show."""
+    secret = folder / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    shutil.copy(AXE.parents[1] / "static" / "beamport" / "logo.svg", folder)
+    file = folder / "providers.toml"
+    lines = ["[umbrella]", 'issuer = "https://proxy.example"', 'client_id = "x"', 'client_secret_file = "secret"']
+    file.write_text(
+        "\n".join([*lines, f'title = "{LONG[:60]}"', f'description = "{(LONG * 3)[:300]}"', 'logo = "logo.svg"'])
+    )
+    return file
+
+
 @pytest.fixture
-def world(chromium: Browser, transactional_db: None, settings: Any) -> World:
+def world(chromium: Browser, transactional_db: None, settings: Any, tmp_path: Path) -> World:
+    settings.PROVIDERS_FILE = str(second_provider(tmp_path))
     settings.ROOT_URLCONF = "tests.security.test_headers"  # our addresses, and some that fail on purpose
     alice, plan = UserFactory(handle="alice", display_name="Alice " + "Rosalind " * 8), PlanFactory()
     facility = plan.image.provider.facility

@@ -68,6 +68,11 @@ TARGETS = (
         database=True,
     ),
     Target("instances.transitions", ("tests/instances/test_transitions.py",), database=True),
+    Target("auth.providers_file", ("tests/auth/test_providers_file.py",)),
+    Target("auth.oidc.tokens", ("tests/auth/test_tokens.py",)),
+    Target("auth.oidc.keys", ("tests/auth/test_tokens.py",)),
+    Target("auth.oidc.states", ("tests/auth/test_states.py",), database=True),
+    Target("auth.issuers", ("tests/auth/test_move_issuer.py",), database=True),
 )
 
 
