@@ -29,8 +29,8 @@ def open_session(request: HttpRequest, identity: Identity, proof: SignInProof) -
     login(request, user, backend="auth.backends.PortalOIDCBackend")
     request.session[IDENTITY_KEY] = identity.pk
     request.session.save()
-    session = access.live_sessions().get(key_hash=digest(request.session.session_key or ""))
-    Session.objects.filter(pk=session.pk).update(
+    ours = access.live_sessions().filter(key_hash=digest(request.session.session_key or ""))
+    ours.update(
         provider_sid=proof.sid,
         provider_acr=proof.acr,
         authenticated_at=proof.authenticated_at,
@@ -41,7 +41,7 @@ def open_session(request: HttpRequest, identity: Identity, proof: SignInProof) -
         expires_at=Now() + settings.SESSION_ABSOLUTE,
         updated_at=Now(),
     )
-    session.refresh_from_db()
+    session = ours.select_related("user", "identity").get()
     request.auth_session = session  # type: ignore[attr-defined]
     name_identity(session)
     audit.record("login", actor=user, about=("session", session.uid))

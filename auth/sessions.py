@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends import base
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
 from django.db import IntegrityError, transaction
 
@@ -33,7 +34,10 @@ class SessionStore(SessionBase):
         _session: dict[str, Any]
 
         def _get_session(self, no_load: bool = False) -> dict[str, Any]: ...
-        def _get_new_session_key(self) -> str: ...
+
+    def _get_new_session_key(self) -> str:
+        """A constraint says whether it is new; the base class asks the database before."""
+        return str(base.get_random_string(32, base.VALID_KEY_CHARS))  # type: ignore[attr-defined]
 
     def load(self) -> dict[str, Any]:
         key = self.session_key

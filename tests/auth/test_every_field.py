@@ -187,10 +187,11 @@ def test_a_field_of_a_wrong_shape_is_a_page_with_a_reason(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("half", [0, 1])  # twenty refusals in a minute would be too many
 @pytest.mark.parametrize(("document", "name"), EVERY, ids=[f"{document}-{name[:40]}" for document, name in EVERY])
-def test_every_field_in_every_wrong_shape(op: HostileOP, document: str, name: str) -> None:
-    op.configure(facility_claims={"facility_person_id": "xfel"}, pkce="send")
-    tell_all(op, document, name, shapes_of(document))
+def test_every_field_in_every_wrong_shape(op: HostileOP, document: str, name: str, half: int) -> None:
+    op.configure(facility_claims={"facility_person_id": "xfel"})
+    tell_all(op, document, name, dict(list(shapes_of(document).items())[half::2]))
 
 
 def test_without_a_lie_it_signs_in(op: HostileOP) -> None:
