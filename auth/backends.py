@@ -8,7 +8,7 @@ from django.db import transaction
 from django.http import HttpRequest
 from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 
-from auth import access, claims, groups, identities, persons
+from auth import access, claims, groups, identities, persons, posix
 from auth.models import Identity, LoginState, User
 from auth.oidc import client, discovery, tokens
 from auth.oidc.errors import SignInNotPermitted
@@ -90,10 +90,9 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
             identity = identities.signed_in(provider, subject, profile)
             for claim, facility in provider.facility_claims.items():
                 external_id = claims.person_id(said, claim)
-                person = (
-                    persons.tie_by_claim(identity.user, facility, external_id, profile.name) if external_id else None
-                )
+                person = persons.tie_by_claim(identity.user, facility, external_id, profile.name)
                 persons.grant_configured_roles(identity.user, facility, person)
+            posix.set_from_claims(identity.user, said, provider.posix_claims)
             groups.recompute(identity, said, profile, acr)
         return identity
 

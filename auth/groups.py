@@ -9,10 +9,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final
 
 import structlog
+from django.core.exceptions import ValidationError
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from auth import claims, entitlements, providers
@@ -29,6 +31,8 @@ log = structlog.get_logger("auth.groups")
 
 #: characters of what a provider said that are kept of a sign-in, for dry runs
 KEPT: Final = 64 * 1024
+#: the longest that a membership may outlive the last sign-in
+LONGEST: Final = timedelta(days=366)
 
 
 @dataclass(frozen=True)
@@ -137,10 +141,37 @@ def _is_asked_for(said: Entitlement, rule: GroupRule) -> bool:
 def _fences(provider: str) -> frozenset[str]:
     """The namespaces for which a provider may speak; none unless configured."""
     try:
-        scopes = providers.get(provider).asserts_scopes
+        return providers.get(provider).namespaces
     except NotFound:
         return frozenset()
-    return frozenset(scope for scope in scopes if scope.startswith("urn:"))
+
+
+def check_rule(rule: GroupRule) -> None:
+    """Raise ValidationError for a rule that could never be fulfilled, or that must not be."""
+    wrong = _entitlement_faults(rule) if rule.kind == GroupRule.Kind.ENTITLEMENT else _claim_faults(rule)
+    if not timedelta(0) < rule.lasts <= LONGEST:
+        wrong["lasts"] = f"A membership lasts at least a moment and at most {LONGEST.days} days after a sign-in."
+    if not rule.is_fit_for_admin and rule.group_id and rule.group.roles.filter(role=Role.ADMIN).exists():
+        wrong["group"] = "This group makes admins: the rule must ask for assurance medium or high, and a second factor."
+    if wrong:
+        raise ValidationError(wrong)
+
+
+def _entitlement_faults(rule: GroupRule) -> dict[str, str]:
+    wrong = {name: "A rule on entitlements has none." for name in ("claim", "value") if getattr(rule, name)}
+    said = f"{rule.namespace}:group:{rule.path}" + (f":role={rule.role}" if rule.role else "")
+    read = entitlements.parse(said + (f"#{rule.authority}" if rule.authority else ""))
+    if read is None or (read.namespace, read.path) != (rule.namespace, entitlements.path_of(rule.path)):
+        wrong["path"] = "Namespace, group, role and authority make no entitlement. Write them as in the entitlement."
+    elif not entitlements.lies_within(rule.namespace, _fences(rule.provider)):
+        wrong["namespace"] = f"{rule.provider} may not speak for this namespace: see asserts_scopes of the provider."
+    return wrong
+
+
+def _claim_faults(rule: GroupRule) -> dict[str, str]:
+    of_entitlements = ("namespace", "path", "role", "authority")
+    wrong = {name: "A rule on a claim has none." for name in of_entitlements if getattr(rule, name)}
+    return wrong | {name: "A rule on a claim needs it." for name in ("claim", "value") if not getattr(rule, name)}
 
 
 # ---- members ----

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 import structlog
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Lower
 
 from auth.claims import Profile
-from auth.models import Identity, User
+from auth.models import ErasedIdentity, Identity, User
 from auth.oidc.errors import AccountClosed, SignInRefused
 from auth.providers import Provider
 from portal import audit
+from portal.lib import hashing
 from portal.lib.clock import Now
 from portal.lib.slugs import random_slug, slugify_host
 
 log = structlog.get_logger("auth.identities")
+
+#: how long it is remembered that somebody was erased (18 months)
+REMEMBERED: Final = timedelta(days=548)
 
 
 def signed_in(provider: Provider, subject: str, profile: Profile) -> Identity:
@@ -31,6 +37,20 @@ def signed_in(provider: Provider, subject: str, profile: Profile) -> Identity:
         raise AccountClosed("suspended" if identity.user.suspended_at else "inactive")
     _refresh(identity, provider, profile)
     return identity
+
+
+def remember_erased(identity: Identity, *, suspended: bool) -> None:
+    """Keep a keyed hash of an identity that is being erased, so that who was suspended does not come back as new."""
+    ErasedIdentity.objects.update_or_create(
+        key_hash=_hashes(identity.issuer, identity.subject)[0],
+        defaults={"suspended": suspended, "erased_at": Now(), "expires_at": Now() + REMEMBERED},
+    )
+
+
+def _hashes(issuer: str, subject: str) -> list[str]:
+    """By the present key first, then by those it has replaced; letter case makes nobody else of somebody."""
+    keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+    return [hashing.keyed(str(key), "erased-identity", f"{issuer}\n{subject.lower()}") for key in keys]
 
 
 def _find(provider: Provider, subject: str) -> Identity | None:
@@ -52,6 +72,9 @@ def _find(provider: Provider, subject: str) -> Identity | None:
 
 
 def _make(provider: Provider, subject: str, profile: Profile) -> Identity | None:
+    erased = ErasedIdentity.objects.filter(key_hash__in=_hashes(provider.issuer, subject), expires_at__gt=Now())
+    if erased.filter(suspended=True).exists():
+        raise AccountClosed("erased-while-suspended")
     try:
         with transaction.atomic():
             user = User(handle=_handle(profile.name), display_name=profile.name)

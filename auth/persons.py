@@ -6,9 +6,8 @@ operator; never by e-mail, name or ORCID. A person is one user's, and a user is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from django.conf import settings
@@ -16,7 +15,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.urls import reverse
 
-from auth import claims, roles
+from auth import roles
 from auth.models import Facility, Person, PersonLink, RoleGrant, User
 from auth.roles import Role
 from portal import audit
@@ -34,7 +33,7 @@ LINK_LIFE: Final = timedelta(days=7)
 
 
 class LinkDead(PortalError):
-    """One answer for all links that are of no use: which it was is in the audit row."""
+    """One answer for all links that are of no use."""
 
     code, status, blame = "person-link-dead", 404, Blame.USER
     message = "This link is not valid: it was used, withdrawn or replaced, or is too old."
@@ -48,22 +47,14 @@ class TiedAlready(Conflict):
 
 
 # ---- by claim ----
-def tie_by_claims(user: User, said: Mapping[str, Any], facility_claims: Mapping[str, str], name: str) -> list[Person]:
-    """Tie the user to the persons that a provider's authoritative claims (claim → facility) name; return them."""
-    found = (
-        tie_by_claim(user, facility, external_id, name)
-        for claim, facility in facility_claims.items()
-        if (external_id := claims.person_id(said, claim))
-    )
-    return [person for person in found if person is not None]
-
-
 def tie_by_claim(user: User, facility_slug: str, external_id: str, name: str) -> Person | None:
-    """Tie the user to the person with this id; a person who is somebody else's is not moved.
+    """Tie the user to the person with this id (empty: none was said); a person who is somebody else's is not moved.
 
     The claim comes from a provider that is authoritative for the facility, so an id that the sync has not brought yet
     makes the person.
     """
+    if not external_id:
+        return None
     facility = Facility.objects.filter(slug=facility_slug).first()
     if facility is None:
         log.warning("no such facility", facility=facility_slug)
@@ -72,7 +63,8 @@ def tie_by_claim(user: User, facility_slug: str, external_id: str, name: str) ->
     if person.user_id == user.pk:
         return person
     if not _take(person, user, Person.TiedBy.CLAIM):
-        _refused(person, actor=user, reason="tied-to-another")
+        refused = AuditEvent.Result.REFUSED
+        audit.record("person_tied", actor=user, about=about(person), result=refused, reason="tied-to-another")
         return None
     audit.record("person_tied", actor=user, about=about(person), by=Person.TiedBy.CLAIM.value)
     person.refresh_from_db()
@@ -101,10 +93,10 @@ def person_roles() -> dict[str, set[Role]]:
     roles: dict[str, set[Role]] = {}
     for entry in settings.PERSON_ROLES:
         person, _, role = entry.rpartition("=")
-        if all(person.partition("/")) and role in {known.value for known in Role}:
+        if all(person.partition("/")) and role in {known.value for known in Role} - {Role.ADMIN.value}:
             roles.setdefault(person, set()).add(Role(role))
         else:
-            log.error("PERSON_ROLES has an entry that is no <facility>/<person>=<role>", entry=entry)
+            log.error("PERSON_ROLES has an entry that is no <facility>/<person>=<role> below admin", entry=entry)
     return roles
 
 
@@ -114,27 +106,26 @@ def make_link(person: Person, by: User) -> tuple[PersonLink, str]:
 
     The secret is behind the `#`, which browsers send to nobody. Links made earlier for the person are withdrawn.
     """
-    roles.require(by, "tie-person", person.facility)
     secret = hashing.random_secret()
-    with transaction.atomic():
+    with audit.attempt("person_link_made", actor=by, about=about(person)) as detail:
+        roles.require(by, "tie-person", person.facility)
         if _locked(person).user_id is not None:
             raise TiedAlready
         _withdraw(PersonLink.objects.filter(person=person))
         link = PersonLink.objects.create(
             person=person, token_hash=hashing.digest(secret), made_by=by, expires_at=Now() + LINK_LIFE
         )
-        audit.record("person_link_made", actor=by, about=about(person), link=link.pk)
+        detail["link"] = link.pk
     link.refresh_from_db()
     return link, f"{settings.PORTAL_URL}{reverse('accounts:person-link')}#{secret}"
 
 
 def withdraw_link(link: PersonLink, by: User) -> None:
     """Make a link worthless, unless it was used."""
-    roles.require(by, "tie-person", link.person.facility)
-    with transaction.atomic():
+    with audit.attempt("person_link_withdrawn", actor=by, about=about(link.person), link=link.pk):
+        roles.require(by, "tie-person", link.person.facility)
         if not _withdraw(PersonLink.objects.filter(pk=link.pk)):
             raise Conflict("This link was used or withdrawn already.")
-        audit.record("person_link_withdrawn", actor=by, about=about(link.person), link=link.pk)
 
 
 def redeem(user: User, token: str) -> Person:
@@ -143,16 +134,14 @@ def redeem(user: User, token: str) -> Person:
     if link is None:
         audit.record("person_tied", actor=user, result=AuditEvent.Result.REFUSED, reason="link-unknown")
         raise LinkDead
-    try:
-        with transaction.atomic():
-            if not _open(PersonLink.objects.filter(pk=link.pk)).update(redeemed_at=Now(), redeemed_by=user):
-                raise LinkDead
-            if not _take(link.person, user, Person.TiedBy.LINK):
-                raise TiedAlready
-            audit.record("person_tied", actor=user, about=about(link.person), by=Person.TiedBy.LINK.value, link=link.pk)
-    except PortalError as error:
-        _refused(link.person, actor=user, reason=error.code)
-        raise
+    with audit.attempt("person_tied", actor=user, about=about(link.person), by=Person.TiedBy.LINK.value, link=link.pk):
+        _locked(link.person)
+        if link.made_by_id == user.pk:
+            raise Forbidden("A link is for somebody else than whoever made it.")
+        if not _open(PersonLink.objects.filter(pk=link.pk)).update(redeemed_at=Now(), redeemed_by=user):
+            raise LinkDead
+        if not _take(link.person, user, Person.TiedBy.LINK):
+            raise TiedAlready
     link.person.refresh_from_db()
     return link.person
 
@@ -160,36 +149,26 @@ def redeem(user: User, token: str) -> Person:
 # ---- by an operator ----
 def tie_by_operator(person: Person, user: User, by: User) -> None:
     """Tie a user to a person on an operator's word; operators do not give themselves somebody's experiments."""
-    roles.require(by, "tie-person", person.facility)
-    try:
+    operator = Person.TiedBy.OPERATOR
+    with audit.attempt("person_tied", actor=by, on_behalf_of=user, about=about(person), by=operator.value):
+        roles.require(by, "tie-person", person.facility)
         if user.pk == by.pk:
             raise Forbidden("Nobody ties their own account; ask another operator, or the user office for a link.")
-        with transaction.atomic():
-            if not user.may_sign_in or not _take(person, user, Person.TiedBy.OPERATOR):
-                raise TiedAlready
-            _withdraw(PersonLink.objects.filter(person=person))
-            audit.record(
-                "person_tied",
-                actor=by,
-                on_behalf_of=user,
-                about=about(person),
-                by=Person.TiedBy.OPERATOR.value,
-            )
-    except PortalError as error:
-        _refused(person, actor=by, on_behalf_of=user, reason=error.code)
-        raise
+        if not user.may_sign_in or not _take(person, user, operator):
+            raise TiedAlready
+        _withdraw(PersonLink.objects.filter(person=person))
     person.refresh_from_db()
 
 
 def untie(person: Person, by: User) -> None:
-    """Part a person from their user, who loses the person's experiments at once."""
-    roles.require(by, "tie-person", person.facility)
-    with transaction.atomic():
+    """Part a person from their user, who loses the person's experiments and place on the file systems at once."""
+    with audit.attempt("person_untied", actor=by, on_behalf_of=person.user, about=about(person)):
+        roles.require(by, "tie-person", person.facility)
         user = _locked(person).user
         if user is None:
             raise Conflict("This person is tied to nobody.")
+        user.posix_identities.filter(facility=person.facility).delete()
         Person.objects.filter(pk=person.pk).update(user=None, tied_by="", tied_at=None)
-        audit.record("person_untied", actor=by, on_behalf_of=user, about=about(person))
     person.refresh_from_db()
 
 
@@ -219,14 +198,3 @@ def _open(links: QuerySet[PersonLink]) -> QuerySet[PersonLink]:
 
 def _withdraw(links: QuerySet[PersonLink]) -> int:
     return links.filter(redeemed_at__isnull=True, withdrawn_at__isnull=True).update(withdrawn_at=Now())
-
-
-def _refused(person: Person, *, actor: User, reason: str, on_behalf_of: User | None = None) -> None:
-    audit.record(
-        "person_tied",
-        actor=actor,
-        on_behalf_of=on_behalf_of,
-        about=about(person),
-        result=AuditEvent.Result.REFUSED,
-        reason=reason,
-    )

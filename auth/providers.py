@@ -64,6 +64,8 @@ class Provider:
     end_session: bool = True
     #: its logout wants the ID token back (`id_token_hint`), which is then kept, encrypted
     keeps_id_token: bool = False
+    #: who somebody is on a facility's file systems: facility → (uid, gid, groups, home → claim)
+    posix_claims: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     #: http and private addresses: the demo only
     allow_private: bool = False
 

@@ -140,6 +140,7 @@ def _readers(folder: Path, *, demo: bool) -> dict[str, Reader]:
         "required_acr": _texts,
         "facility_claims": _facility_claims,
         "claims": _claims,
+        "posix_claims": _posix_claims,
         "end_session": _flag,
         "keeps_id_token": _flag,
     }
@@ -234,6 +235,18 @@ def _claims(value: object) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict) or not value.keys() <= TABLE.keys():
         raise _Wrong(f"must be a table of these, each with names of claims: {', '.join(TABLE)}.")
     return {name: _texts(names) for name, names in value.items()}
+
+
+def _posix_claims(value: object) -> dict[str, dict[str, str]]:
+    if not isinstance(value, dict) or not all(_is_posix(slug, names) for slug, names in value.items()):
+        raise _Wrong('must be a table of facilities, each { uid = "claim", gid = "claim" }; also groups and home.')
+    return value
+
+
+def _is_posix(facility: str, names: object) -> bool:
+    if not isinstance(names, dict) or not {"uid", "gid"} <= names.keys() <= {"uid", "gid", "groups", "home"}:
+        return False
+    return bool(_SLUG.fullmatch(facility)) and all(isinstance(claim, str) and claim for claim in names.values())
 
 
 def _secret(folder: Path, value: object) -> str:

@@ -8,13 +8,13 @@ clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum, StrEnum, auto
 from typing import TYPE_CHECKING, Any, Final
 
 from django.db import connection
-from django.db.models import Exists, F, Q, Value
-from django.db.models.functions import Concat
+from django.db.models import Exists, F, Max, Q, Subquery, Value
+from django.db.models.functions import Coalesce, Concat, Greatest
 
 from portal.lib.clock import Now
 from portal.lib.errors import Forbidden
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from django.db.models import QuerySet
     from django.db.models.expressions import Combinable
 
-    from auth.models import Facility, GroupMember, RoleGrant, User
+    from auth.models import Facility, RoleGrant, User
 
 
 class Role(StrEnum):
@@ -55,6 +55,8 @@ class Where(Enum):
 
 
 SOMEWHERE: Final = Where.SOMEWHERE
+#: an end for roles without one, where an end is reckoned with
+FOR_GOOD: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 _RUN: Final = frozenset({Role.ADMIN, Role.OPERATOR})
 
@@ -118,19 +120,18 @@ def live_grants() -> QuerySet[RoleGrant]:
     return RoleGrant.objects.filter(_UNEXPIRED)
 
 
-def live_memberships() -> QuerySet[GroupMember]:
-    """Return the memberships that count now: not lapsed, and by a rule that is still in force (or by hand).
+def live_memberships() -> QuerySet[Any]:
+    """Return the memberships that count now, once for each `role` that the group holds, at the facility `at`.
 
-    With `group__roles` joined; a provider's word makes nobody admin unless the rule asks for assurance and a second
-    factor, however the role came to the group.
+    Those by hand, and those by a rule that is in force from an identity of this user. A provider's word makes nobody
+    admin unless the rule asks for assurance and a second factor, however the role came to the group.
     """
     from auth.models import GroupMember, GroupRule
 
-    by_hand = Q(rule__isnull=True)
+    by_hand, in_force = Q(rule=None), Q(rule__enabled=True, identity__user=F("user"))
     strict = Q(rule__requires_mfa=True, rule__minimum_assurance__in=GroupRule.FIT_FOR_ADMIN)
-    return GroupMember.objects.filter(
-        _UNEXPIRED, by_hand | Q(rule__enabled=True), ~Q(group__roles__role=Role.ADMIN) | by_hand | strict
-    )
+    each_role = GroupMember.objects.annotate(role=F("group__roles__role"), at=F("group__roles__facility"))
+    return each_role.filter(_UNEXPIRED, by_hand | in_force, by_hand | strict | ~Q(role=Role.ADMIN), role__isnull=False)
 
 
 def held_by(user: User | Any) -> list[Held]:
@@ -138,17 +139,11 @@ def held_by(user: User | Any) -> list[Held]:
     if not user.is_authenticated or not user.may_sign_in:
         return []
     granted = live_grants().filter(user=user)
-    columns = ("facility_id", "facility__slug", "facility__name", "expires_at")
-    in_groups = live_memberships().filter(user=user, group__roles__isnull=False)
-    facility = "group__roles__facility"
-    rows = granted.values_list("role", *columns, "source").union(
+    in_groups = live_memberships().filter(user=user)
+    facility, in_group = ("facility_id", "facility__slug", "facility__name"), "group__roles__facility__"
+    rows = granted.values_list("role", *facility, "expires_at", "source").union(
         in_groups.values_list(
-            "group__roles__role",
-            f"{facility}_id",
-            f"{facility}__slug",
-            f"{facility}__name",
-            "expires_at",
-            Concat(Value("group "), F("group__title")),
+            "role", "at", f"{in_group}slug", f"{in_group}name", "expires_at", Concat(Value("group "), F("group__title"))
         ),
         all=True,
     )
@@ -178,11 +173,27 @@ def require(user: User | Any, action: str, facility: Facility | Where | None = S
 
 def may_in_sql(action: str, user: Combinable, facility: Combinable) -> Q:
     """Return `may` as a condition on columns; it leaves out whether the user is suspended."""
+    return Q(*map(Exists, _allowing(action, user, facility)), _connector=Q.OR)
+
+
+def until_in_sql(action: str, user: Combinable, facility: Combinable) -> Combinable:
+    """Return until when `may_in_sql` will hold as things are; null where it does not."""
+    ends = Max(Coalesce("expires_at", Value(FOR_GOOD)))
+    return Greatest(
+        *(
+            Subquery(rows.order_by().values("user").annotate(end=ends).values("end"))
+            for rows in _allowing(action, user, facility)
+        )
+    )
+
+
+def _allowing(action: str, user: Combinable, facility: Combinable) -> tuple[QuerySet[Any], QuerySet[Any]]:
+    """The grants and the memberships by which this user may, there."""
     allowed = PLATFORM[action]
-    granted = live_grants().filter(Q(facility=None) | Q(facility=facility), user=user, role__in=allowed)
-    there = Q(group__roles__facility=None) | Q(group__roles__facility=facility)
-    in_groups = live_memberships().filter(there, user=user, group__roles__role__in=allowed)
-    return Q(Exists(granted)) | Q(Exists(in_groups))
+    return (
+        live_grants().filter(Q(facility=None) | Q(facility=facility), user=user, role__in=allowed),
+        live_memberships().filter(Q(at=None) | Q(at=facility), user=user, role__in=allowed),
+    )
 
 
 def powers(role: Role) -> frozenset[str]:

@@ -19,6 +19,8 @@ class Instrument(models.Model):
     facility = models.ForeignKey(Facility, models.PROTECT, related_name="instruments")
     code = models.CharField(max_length=50)
     name = models.CharField(max_length=250)
+    #: its instrument scientists: with that role they see the instances made for its experiments
+    scientists = models.ManyToManyField(Person, blank=True, related_name="instruments")
 
     class Meta:
         ordering = ["name"]

@@ -15,10 +15,10 @@ from django.db import transaction
 from django.db.models import DateTimeField, Exists, F, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Least
 
-from auth import access
+from auth import access, roles
 from auth.models import Session, User
 from instances.lifecycle import State
-from instances.models import GatewaySession, Instance, Member, Ticket
+from instances.models import WITHOUT_EXPERIMENT, GatewaySession, Instance, Member, Ticket
 from instances.routes import roles_that_open
 from portal.lib.clock import Now
 from portal.lib.hashing import digest, random_secret
@@ -71,7 +71,7 @@ def redeem(secret: str, nonce_hash: str, slug: str) -> GatewaySession:
             role=ticket.role,
             expires_at=Now() + SESSION_LIFE,
         )
-        GatewaySession.objects.filter(pk=session.pk).update(expires_at=_expiry(ticket.login_session_id))
+        GatewaySession.objects.filter(pk=session.pk).update(expires_at=_expiry(ticket.login_session_id, instance.pk))
     found = living().filter(pk=session.pk).select_related("instance").first()
     if found is None:  # the right went between ticket and redemption
         GatewaySession.objects.filter(pk=session.pk).update(revoked_at=Now(), updated_at=Now())
@@ -79,16 +79,16 @@ def redeem(secret: str, nonce_hash: str, slug: str) -> GatewaySession:
     return found
 
 
-def _expiry(login_session: Any) -> Any:
-    """Five minutes from now, or when the sign-in ends."""
-    return Subquery(
-        Session.objects.filter(pk=login_session).values(end=Least(F("expires_at"), Now() + SESSION_LIFE)),
-        output_field=DateTimeField(),
-    )
+def _expiry(login_session: Any, instance: Any) -> Any:
+    """Five minutes from now, or earlier when the sign-in ends, or the role by which the instance was made."""
+    sign_in = Session.objects.filter(pk=login_session).values("expires_at")
+    until = roles.until_in_sql(WITHOUT_EXPERIMENT, OuterRef("owner_id"), OuterRef("facility_id"))
+    role = Instance.objects.filter(pk=instance, by_role=True).values(end=until)
+    return Least(Subquery(sign_in), Subquery(role), Now() + SESSION_LIFE, output_field=DateTimeField())
 
 
 def living() -> QuerySet[GatewaySession]:
-    """Return the sessions that count: sign-in alive, user active, still a member in this role, instance not deleted."""
+    """Return the sessions that count: sign-in alive, user active, still a member in this role, instance usable."""
     return GatewaySession.objects.filter(
         Exists(access.live_sessions().filter(pk=OuterRef("login_session_id"), user_id=OuterRef("user_id"))),
         Exists(
@@ -96,6 +96,7 @@ def living() -> QuerySet[GatewaySession]:
                 instance_id=OuterRef("instance_id"), user_id=OuterRef("user_id"), role=OuterRef("role")
             )
         ),
+        Exists(Instance.objects.usable().filter(pk=OuterRef("instance_id"))),
         role__in=roles_that_open("jupyter"),
         revoked_at__isnull=True,
     ).exclude(instance__state__in=(State.DELETING, State.DELETED))
@@ -118,7 +119,9 @@ def renew(asked: dict[uuid.UUID, bool]) -> tuple[list[GatewaySession], list[uuid
     """
     alive = list(living().filter(sid__in=asked.keys()).select_related("instance"))
     GatewaySession.objects.filter(pk__in=[session.pk for session in alive]).update(
-        expires_at=_expiry(OuterRef("login_session_id")), version=F("version") + 1, updated_at=Now()
+        expires_at=_expiry(OuterRef("login_session_id"), OuterRef("instance_id")),
+        version=F("version") + 1,
+        updated_at=Now(),
     )
     for login_session in {session.login_session_id for session in alive if asked[session.sid]}:
         access.touch(login_session)

@@ -13,6 +13,7 @@ from django.views.decorators.http import require_GET
 from auth.models import Session, User
 from auth.roles import may_on_instance
 from instances import entry
+from instances.errors import RoleEnded
 from instances.models import Instance, Member
 from portal.lib.errors import BadRequest, Forbidden, NotFound
 
@@ -47,6 +48,8 @@ def _to_instance(
     role = Member.objects.filter(instance=instance, user=user).values_list("role", flat=True).first()
     if role is None or not may_on_instance(role, "open-jupyter"):
         raise Forbidden
+    if not Instance.objects.usable().filter(pk=instance.pk).exists():
+        raise RoleEnded
     ticket = entry.issue_ticket(session, user, instance, role, nonce_hash)
     query = {"t": ticket, "to": request.GET.get("to", "/")[:_LONGEST]}
     if "again" in request.GET:

@@ -59,3 +59,9 @@ class NeedsExperiment(InstanceError):
     code, status, blame = "needs-experiment", 403, Blame.USER
     message = "An instance is made for at least one experiment."
     next_step = "Choose an experiment that you may see, your own or an open one."
+
+
+class RoleEnded(InstanceError):
+    code, status, blame = "role-ended", 403, Blame.USER
+    message = "The role by which this instance was made without an experiment has ended."
+    next_step = "Ask an operator of the portal to renew it, or delete the instance; your home is kept either way."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import ClassVar
 
 from django.db import models
@@ -10,11 +11,18 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.urls import reverse
 
+from auth import roles
 from auth.models import Facility, Session, User
 from auth.roles import InstanceRole
 from experiments.models import Experiment
 from instances.lifecycle import MOVING, Call, State, Target
+from portal.lib import clock
 from portal.lib.slugs import random_slug
+
+#: how long before and after an experiment instrument control sees its instances
+AROUND = timedelta(days=7)
+#: what a role must allow for an instance that shows no experiment
+WITHOUT_EXPERIMENT = "instance-without-experiment"
 
 
 class Provider(models.Model):
@@ -114,6 +122,33 @@ class InstanceQuerySet(models.QuerySet["Instance"]):
             state=State.DELETED
         )
 
+    def usable(self) -> InstanceQuerySet:
+        """Instances that may be worked on: made for experiments, or of an owner whose role allows one without."""
+        allowed = roles.may_in_sql(WITHOUT_EXPERIMENT, models.OuterRef("owner_id"), models.OuterRef("facility_id"))
+        return self.filter(Q(by_role=False) | allowed)
+
+    def supported_by(self, user: User) -> InstanceQuerySet:
+        """Instances that a role lets somebody see who is not a member, where the role is valid.
+
+        IT support, operators and admins: all. Instrument control: those whose experiment was, is or will be running
+        within a week. Instrument scientists: those for experiments at their instruments. What a person has several
+        roles for is joined. Seeing is all: nobody opens one by a role, and its experiments stay as visible as before.
+        """
+        if not user.is_authenticated or not user.may_sign_in:
+            return self.none()
+
+        def allowed(action: str) -> Q:
+            return roles.may_in_sql(action, models.Value(user.pk), models.OuterRef("facility_id"))
+
+        made_for = Experiment.objects.filter(instances=models.OuterRef("pk"), removed_at__isnull=True)
+        around = made_for.filter(start_at__lte=clock.Now() + AROUND, end_at__gte=clock.Now() - AROUND)
+        own = made_for.filter(instrument__scientists__user=user)
+        return self.alive().filter(
+            allowed("see-all-instances")
+            | (allowed("see-current-instances") & models.Exists(around))
+            | (allowed("see-instances-of-instrument") & models.Exists(own))
+        )
+
     def alive(self) -> InstanceQuerySet:
         """What quotas count: everything that is not deleted, stopped and error included."""
         return self.exclude(state=State.DELETED)
@@ -132,6 +167,8 @@ class Instance(models.Model):
     home = models.ForeignKey(Home, models.PROTECT, null=True, blank=True, related_name="instances")
     experiments = models.ManyToManyField(Experiment, blank=True, related_name="instances")
     members = models.ManyToManyField(User, through="Member", related_name="instances")
+    #: made without an experiment, as the owner's role allows it: usable as long as the role lasts
+    by_role = models.BooleanField(default=False, db_default=False)
 
     state = models.CharField(max_length=20, choices=[(s.value, s.value) for s in State], default=State.REQUESTED)
     target = models.CharField(max_length=20, choices=[(t.value, t.value) for t in Target], default=Target.ACTIVE)

@@ -12,9 +12,17 @@ from auth.models import Facility, User
 from auth.roles import InstanceRole
 from experiments.models import Experiment
 from instances import homes, quotas, tasks, transitions
-from instances.errors import HomeNotDeleted, KeyUsed, NeedsExperiment, NotNow, SeveralFacilities, WrongFacility
+from instances.errors import (
+    HomeNotDeleted,
+    KeyUsed,
+    NeedsExperiment,
+    NotNow,
+    RoleEnded,
+    SeveralFacilities,
+    WrongFacility,
+)
 from instances.lifecycle import SERVED, State, Target
-from instances.models import Home, Instance, Member, Plan
+from instances.models import WITHOUT_EXPERIMENT, Home, Instance, Member, Plan
 from instances.providers.base import ProviderError
 from portal import audit
 from portal.lib.errors import BadRequest, Forbidden, NotFound
@@ -54,6 +62,7 @@ def request_instance(
         provider=plan.image.provider,
         home=homes.get_or_make(user, facility, plan.image.provider),
         idempotency_key=idempotency_key,
+        by_role=not chosen,
     )
     instance.experiments.add(*chosen)
     Member.objects.create(instance=instance, user=user, role=InstanceRole.OWNER)
@@ -93,7 +102,7 @@ def _facility(user: User, plan: Plan, experiments: list[Experiment]) -> Facility
     if facilities:
         return next(iter(facilities.values()))
     facility = plan.image.provider.facility
-    if facility is None or not roles.may(user, "instance-without-experiment", facility):
+    if facility is None or not roles.may(user, WITHOUT_EXPERIMENT, facility):
         raise NeedsExperiment
     return facility
 
@@ -118,6 +127,8 @@ def _allowed(instance: Instance, by: User, action: str) -> Instance:
         raise NotFound
     if not helps and not roles.may_on_instance(member.role if member else None, action):
         raise Forbidden
+    if action in ("start", "reboot", "retry") and not Instance.objects.usable().filter(pk=row.pk).exists():
+        raise RoleEnded
     return row
 
 

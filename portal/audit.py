@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextvars
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from django.db import models
+from django.core.exceptions import ValidationError
+from django.db import models, transaction
 from django.db.models.functions import Now
+
+from portal.lib.errors import PortalError
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -103,6 +108,32 @@ def record(
         address=where.address,
         request_id=where.request_id,
     )
+
+
+@contextmanager
+def attempt(
+    action: str,
+    *,
+    actor: Actor | None,
+    about: tuple[str, object] | None = None,
+    on_behalf_of: Actor | None = None,
+    **detail: Any,
+) -> Iterator[dict[str, Any]]:
+    """Do one privileged act in a transaction: leaves one row, of the deed or of the refusal and why.
+
+    What becomes known on the way is put into the detail that is yielded.
+    """
+    try:
+        with transaction.atomic():
+            yield detail
+            record(action, actor=actor, about=about, on_behalf_of=on_behalf_of, **detail)
+    except (PortalError, ValidationError) as error:
+        reason = error.code if isinstance(error, PortalError) else "not-valid"
+        refused = AuditEvent.Result.REFUSED
+        record(
+            action, actor=actor, about=about, on_behalf_of=on_behalf_of, result=refused, reason=str(reason), **detail
+        )
+        raise
 
 
 def set_origin(request: HttpRequest, request_id: str) -> contextvars.Token[Origin]:

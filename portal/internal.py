@@ -130,8 +130,10 @@ def recent() -> list[Row]:
     ]
 
 
-def heartbeat() -> Row:
-    return {"type": "heartbeat", "now": clock.now().timestamp()}
+def heartbeat() -> list[Row]:
+    """Return the time, after the sessions whose role has just ended: of that the bus says nothing."""
+    ended = _withdrawals(Q(instance__by_role=True))
+    return [*ended, {"type": "heartbeat", "now": clock.now().timestamp()}]
 
 
 # ---- what is asked ----
@@ -308,7 +310,7 @@ async def _write_stream(news: News, send: Send) -> None:
     headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
     await news.wait(0.5)  # the first word is that we are subscribed
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await write([await database(heartbeat)])
+    await write(await database(heartbeat))
     beat, resend = loop.time() + HEARTBEAT, loop.time() + RESEND_EVERY
     while True:
         messages = await news.wait(min(beat, resend) - loop.time())
@@ -319,7 +321,7 @@ async def _write_stream(news: News, send: Send) -> None:
             rows += await database(recent)
             resend = loop.time() + RESEND_EVERY
         if loop.time() >= beat:
-            rows.append(await database(heartbeat))
+            rows += await database(heartbeat)
             beat = loop.time() + HEARTBEAT
         if rows:
             await write(rows)

@@ -161,16 +161,24 @@ class PersonLink(models.Model):
 class PosixIdentity(models.Model):
     """Who a user is on a facility's file systems; none → anonymous, open data only."""
 
+    class Source(models.TextChoices):
+        CLAIM = "claim", "what the provider says at each sign-in"
+        IMPORT = "import", "a list of the facility"
+
     user = models.ForeignKey(User, models.CASCADE, related_name="posix_identities")
     facility = models.ForeignKey(Facility, models.CASCADE)
     uid = models.PositiveIntegerField()
     gid = models.PositiveIntegerField()
     groups = models.JSONField(default=list, blank=True)
     home = models.CharField(max_length=300, blank=True)
+    source = models.CharField(max_length=10, choices=Source, db_default=Source.IMPORT, default=Source.IMPORT)
 
     class Meta:
         verbose_name_plural = "POSIX identities"
-        constraints = [models.UniqueConstraint(fields=["user", "facility"], name="posix_one_per_facility")]
+        constraints = [
+            models.UniqueConstraint(fields=["user", "facility"], name="posix_one_per_facility"),
+            models.UniqueConstraint(fields=["facility", "uid"], name="posix_uid_of_one"),
+        ]
 
     def __str__(self) -> str:
         return f"uid {self.uid} at {self.facility}"

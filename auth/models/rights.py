@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -63,6 +64,13 @@ class GroupRole(models.Model):
     def __str__(self) -> str:
         return f"{self.group}: {self.role}" + (f" at {self.facility}" if self.facility else "")
 
+    def clean(self) -> None:
+        lax = [rule for rule in self.group.rules.all() if not rule.is_fit_for_admin]
+        if self.role == Role.ADMIN and lax:
+            raise ValidationError(
+                {"role": f"No admins by a rule that does not ask for assurance and a second factor: {lax[0]}"}
+            )
+
 
 class GroupRule(models.Model):
     """What a provider must say of somebody to make them a member of a group, until `lasts` after their last sign-in.
@@ -106,6 +114,11 @@ class GroupRule(models.Model):
     def __str__(self) -> str:
         said = self.value if self.kind == self.Kind.CLAIM else f"{self.namespace}:group:{self.path}"
         return f"{said} at {self.provider} → {self.group}"
+
+    def clean(self) -> None:
+        from auth import groups
+
+        groups.check_rule(self)
 
     @property
     def is_fit_for_admin(self) -> bool:

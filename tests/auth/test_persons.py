@@ -111,7 +111,16 @@ def test_who_claims_a_listed_person_of_somebody_else_gets_nothing(
 
 @pytest.mark.parametrize(
     "entry",
-    ["X-1003", "X-1003=operator", "xfel/X-1003=emperor", "/X-1003=operator", "xfel/=operator", "=operator", ""],
+    [
+        "xfel/X-1003=admin",
+        "X-1003",
+        "X-1003=operator",
+        "xfel/X-1003=emperor",
+        "/X-1003=operator",
+        "xfel/=operator",
+        "=operator",
+        "",
+    ],
 )
 def test_an_entry_that_makes_no_sense_gives_nothing(settings: Any, entry: str) -> None:
     settings.PERSON_ROLES = [entry]

@@ -81,6 +81,11 @@ def test_everything_that_may_be_said(write: Write) -> None:
     office_id = "xfel"
     [sso.claims]
     name = ["displayName"]
+    [sso.posix_claims.xfel]
+    uid = "uidNumber"
+    gid = "gidNumber"
+    groups = "gidNumbers"
+    home = "homeDirectory"
     """
     said = read(write(GOOD + more))["sso"]
     assert (
@@ -102,6 +107,9 @@ def test_everything_that_may_be_said(write: Write) -> None:
             "keeps_id_token": True,
             "facility_claims": {"office_id": "xfel"},
             "claims": {"name": ("displayName",)},
+            "posix_claims": {
+                "xfel": {"uid": "uidNumber", "gid": "gidNumber", "groups": "gidNumbers", "home": "homeDirectory"}
+            },
         }.items()
     )
     assert providers.Provider(slug="sso", **said).pkce == "require"
@@ -154,6 +162,12 @@ WRONG = [
     ('facility_claims = "xfel"', 'must be a table of claim = "slug of the facility".'),
     ('facility_claims = {office = "No Slug"}', "must be a table of claim"),
     ("facility_claims = {office = 7}", "must be a table of claim"),
+    ("posix_claims = {office = 7}", "must be a table of facilities"),
+    ('posix_claims = "uid"', "must be a table of facilities"),
+    ('posix_claims = {xfel = {uid = "uidNumber"}}', "must be a table of facilities"),
+    ('posix_claims = {xfel = {uid = "uidNumber", gid = 7}}', "must be a table of facilities"),
+    ('posix_claims = {xfel = {uid = "a", gid = "b", shell = "c"}}', "must be a table of facilities"),
+    ('posix_claims = {"No Slug" = {uid = "a", gid = "b"}}', "must be a table of facilities"),
     ('claims = {nickname = ["x"]}', "must be a table of these, each with names of claims: name, "),
     ('claims = {name = "displayName"}', "must be a list of texts"),
     ("claims = []", "must be a table of these, each with names of claims: name, "),

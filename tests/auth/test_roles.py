@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
+from django.db.models import OuterRef, Value
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from auth.roles import ON_INSTANCE, PLATFORM, InstanceRole, Role, may, may_on_instance, require
-from portal.lib.clock import Now
+from auth.models import Facility, RoleGrant, User
+from auth.roles import (
+    FOR_GOOD,
+    ON_INSTANCE,
+    PLATFORM,
+    SOMEWHERE,
+    Held,
+    InstanceRole,
+    Role,
+    held_by,
+    may,
+    may_grant,
+    may_in_sql,
+    may_on_instance,
+    require,
+    until_in_sql,
+)
+from portal.lib.clock import Now, now
 from portal.lib.errors import Forbidden
 from tests.factories.auth import FacilityFactory, RoleGrantFactory, UserFactory
+from tests.factories.rights import GroupFactory, GroupMemberFactory, GroupRoleFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -79,11 +101,126 @@ def test_an_expired_role_is_gone() -> None:
     assert not grant.user.is_staff
 
 
+@pytest.mark.parametrize(
+    ("asked", "everywhere", "there", "elsewhere"),
+    [("somewhere", True, True, True), ("there", True, True, False), ("whole portal", True, False, False)],
+)
+def test_a_facility_is_not_the_whole_portal(asked: str, everywhere: bool, there: bool, elsewhere: bool) -> None:
+    here = FacilityFactory()
+    where = {"somewhere": SOMEWHERE, "there": here, "whole portal": None}[asked]
+    allowed = [
+        may(RoleGrantFactory(facility=facility).user, "suspend-user", where)
+        for facility in (None, here, FacilityFactory())
+    ]
+    assert allowed == [everywhere, there, elsewhere]
+
+
+def test_roles_by_grant_and_in_groups_are_held_alike_in_one_statement(
+    django_assert_num_queries: Callable[..., Any],
+) -> None:
+    user, facility = UserFactory(), FacilityFactory()
+    until = now() + timedelta(days=1)
+    RoleGrantFactory(user=user, role="staff", facility=facility, expires_at=until, source="granted by Olga")
+    RoleGrantFactory(user=UserFactory(), role="admin")
+    group = GroupRoleFactory(role="visitor").group
+    GroupRoleFactory(group=group, role="it-support", facility=facility)
+    GroupMemberFactory(group=group, user=user, expires_at=until)
+    GroupMemberFactory(group=GroupFactory(), user=user)
+    with django_assert_num_queries(1):
+        held = held_by(user)
+        assert [str(one.facility) for one in held] == [facility.name, facility.name, "None"]
+    assert held == [
+        Held(Role.IT_SUPPORT, facility, until, f"group {group.title}"),
+        Held(Role.STAFF, facility, until, "granted by Olga"),
+        Held(Role.VISITOR, None, until, f"group {group.title}"),
+    ]
+
+
+def test_nobody_signed_in_holds_nothing() -> None:
+    assert held_by(AnonymousUser()) == []
+
+
 def test_a_suspended_operator_may_nothing() -> None:
     user = RoleGrantFactory().user
     type(user).objects.update(suspended_at=Now())
     user.refresh_from_db()
     assert not may(user, "open-admin")
+
+
+# ---- nobody grants what they lack ----
+HERE, THERE, EVERYWHERE = "here", "there", None
+PLACES = [HERE, THERE, EVERYWHERE]
+HOLDINGS = st.lists(st.tuples(st.sampled_from(list(Role)), st.sampled_from(PLACES)), max_size=4, unique=True)
+
+
+@pytest.fixture
+def places() -> dict[str | None, Facility | None]:
+    return {HERE: FacilityFactory(), THERE: FacilityFactory(), EVERYWHERE: None}
+
+
+def powers_at(held: list[tuple[Role, str | None]], place: str | None) -> set[str]:
+    """Reckoned from the agreed table alone."""
+    there = {role.value for role, where in held if where in (None, place)}
+    return {action for action, roles in EXPECTED.items() if roles & there}
+
+
+@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+@given(HOLDINGS, st.sampled_from(list(Role)), st.sampled_from(PLACES))
+def test_nobody_grants_what_they_lack(
+    places: dict[str | None, Facility | None], held: list[tuple[Role, str | None]], role: Role, place: str | None
+) -> None:
+    """Over all roles at two facilities and at all: what somebody may grant would give them nothing new anywhere."""
+    by = UserFactory()
+    for own, where in held:
+        RoleGrantFactory(user=by, role=own, facility=places[where])
+    allowed = may_grant(by, role, places[place])
+    with_it = [*held, (role, place)]
+    gains = any(powers_at(with_it, where) - powers_at(held, where) for where in PLACES)
+    assert allowed is ("grant-roles" in powers_at(held, place) and not gains)
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_who_grants_what(role: Role) -> None:
+    here, there = FacilityFactory(), FacilityFactory()
+    admin, operator = RoleGrantFactory(role="admin").user, RoleGrantFactory(role="operator").user
+    local = RoleGrantFactory(role="operator", facility=here).user
+    below_admin = role != Role.ADMIN
+    assert [may_grant(admin, role, where) for where in (here, there, None)] == [True, True, True]
+    assert [may_grant(operator, role, where) for where in (here, there, None)] == [below_admin] * 3
+    assert [may_grant(local, role, where) for where in (here, there, None)] == [below_admin, False, False]
+    for other in set(Role) - {Role.ADMIN, Role.OPERATOR}:
+        assert not may_grant(RoleGrantFactory(role=other).user, role, here)
+
+
+ENDS = st.sampled_from(["gone", "soon", "later", "never"])
+
+
+@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(list(Role)), st.sampled_from(PLACES), ENDS, st.booleans()), max_size=4),
+    st.sampled_from(list(PLATFORM)),
+)
+def test_python_and_sql_say_the_same(
+    places: dict[str | None, Facility | None], held: list[tuple[Role, str | None, str, bool]], action: str
+) -> None:
+    user, at, facility = UserFactory(), now(), places[HERE]
+    ends = {"gone": at, "soon": at + timedelta(hours=1), "later": at + timedelta(hours=2), "never": None}
+    for role, place, end, in_group in held:
+        if in_group:
+            group = GroupRoleFactory(role=role, facility=places[place]).group
+            GroupMemberFactory(user=user, group=group, expires_at=ends[end])
+        else:
+            RoleGrant.objects.update_or_create(
+                user=user, role=role, facility=places[place], defaults={"expires_at": ends[end]}
+            )
+    assert facility is not None
+    counting = [one for one in held_by(user) if one.role in PLATFORM[action] and one.covers(facility)]
+    row = User.objects.annotate(
+        may=may_in_sql(action, OuterRef("pk"), Value(facility.pk)),
+        until=until_in_sql(action, OuterRef("pk"), Value(facility.pk)),
+    ).get(pk=user.pk)
+    assert row.may is may(user, action, facility) is bool(counting)
+    assert row.until == max((one.until or FOR_GOOD for one in counting), default=None)
 
 
 @pytest.mark.parametrize("role", [*InstanceRole, None])

@@ -38,7 +38,8 @@ class Command(BaseCommand):
         self.stderr.write(f"Valid until {token.expires_at:%Y-%m-%d %H:%M} UTC. It is not shown again.")
 
 
-def find_user(text: str) -> User:
+def find_user(text: str, *, to_act: bool = True) -> User:
+    """Return the user of a handle or id; `to_act`: one who may sign in."""
     found = User.objects.filter(handle=text).first()
     if found is None:
         try:
@@ -47,6 +48,6 @@ def find_user(text: str) -> User:
             found = None
     if found is None:
         raise CommandError(f"There is no user {text!r}; people become users when they first sign in.")
-    if not found.may_sign_in:
-        raise CommandError(f"{text} may not sign in, so no token is made.")
+    if to_act and not found.may_sign_in:
+        raise CommandError(f"{text} may not sign in: suspended, or erased.")
     return found
