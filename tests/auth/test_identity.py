@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 
-from auth.models import Identity, User
+from auth import identities
+from auth.models import ErasedIdentity, Identity, User
+from portal.audit import AuditEvent
+from portal.lib.clock import Now
+from portal.lib.hashing import digest
 from tests.auth.conftest import Browser, reason, refused
 from tests.auth.hostile_op import MISSING, HostileOP, Reply, rsa_key
 
@@ -118,3 +126,85 @@ def test_claims_of_any_shape_do_no_harm(op: HostileOP, browser: Browser) -> None
     assert user.display_name.startswith("éva")
     assert len(user.display_name) <= 200
     assert user.email_verified is False
+
+
+# ---- who was erased while suspended ----
+def erase(identity: Identity, *, suspended: bool) -> None:
+    """As far as sign-in sees it: the identity is gone, its keyed hash is kept."""
+    identities.remember_erased(identity, suspended=suspended)
+    identity.delete()
+
+
+@pytest.mark.parametrize("letters", [str, str.upper])
+def test_who_was_erased_while_suspended_does_not_come_back_as_new(
+    op: HostileOP, browser: Browser, letters: Callable[[str], str]
+) -> None:
+    browser.sign_in(op)
+    erase(Identity.objects.get(), suspended=True)
+    op.subject = letters(op.subject)
+    again = Browser()
+    assert again.sign_in(op).status_code == 403
+    assert reason() == "erased-while-suspended"
+    assert not again.is_signed_in()
+    assert (User.objects.count(), Identity.objects.count()) == (1, 0)
+
+
+def test_who_was_erased_by_wish_comes_back_as_somebody_new(op: HostileOP, browser: Browser) -> None:
+    browser.sign_in(op)
+    erase(Identity.objects.get(), suspended=False)
+    assert Browser().sign_in(op).status_code == 200
+    assert User.objects.count() == 2
+
+
+def test_a_hash_is_forgotten_in_time_and_says_nothing(op: HostileOP, browser: Browser) -> None:
+    browser.sign_in(op)
+    erase(Identity.objects.get(), suspended=True)
+    row = ErasedIdentity.objects.get()
+    assert op.subject not in str(row.__dict__)
+    assert digest(f"{op.issuer}\n{op.subject}") != row.key_hash
+    assert timedelta(days=547) < row.expires_at - row.erased_at < timedelta(days=549)
+    ErasedIdentity.objects.update(expires_at=Now())
+    assert Browser().sign_in(op).status_code == 200
+
+
+def test_another_subject_or_issuer_is_somebody_else(op: HostileOP, browser: Browser) -> None:
+    browser.sign_in(op)
+    identity = Identity.objects.get()
+    Identity.objects.update(issuer="https://other.example")
+    identity.refresh_from_db()
+    erase(identity, suspended=True)
+    assert Browser().sign_in(op).status_code == 200
+
+
+def test_a_new_secret_key_forgets_nobody(op: HostileOP, browser: Browser, settings: Any) -> None:
+    browser.sign_in(op)
+    erase(Identity.objects.get(), suspended=True)
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new" * 20, [settings.SECRET_KEY]
+    assert Browser().sign_in(op).status_code == 403
+
+
+# ---- races ----
+@pytest.mark.django_db(transaction=True)
+def test_two_first_sign_ins_at_once_are_one_user(op: HostileOP) -> None:
+    op.userinfo = {"name": "Jana"}
+    count, outcomes = 6, []
+    together = threading.Barrier(count)
+    browsers = [Browser() for _ in range(count)]
+    answers = [op.authorize(browser.start()) for browser in browsers]
+
+    def come_back(browser: Browser, answer: dict[str, str]) -> None:
+        try:
+            together.wait(30)
+            outcomes.append(browser.come_back(answer).status_code)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=come_back, args=pair) for pair in zip(browsers, answers, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [200] * count
+    assert (User.objects.count(), Identity.objects.count()) == (1, 1)
+    assert AuditEvent.objects.filter(action="user_created").count() == 1
+    assert all(browser.is_signed_in() for browser in browsers)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from django.conf import settings
 from django.db import connections
 from django.test import Client
 
+import auth.grants
 import auth.services
 from auth.roles import InstanceRole, Role
 from instances import entry, services
@@ -27,6 +29,7 @@ from instances.models import Instance, Member
 from portal import internal
 from portal.embedded.servers import Redis
 from portal.lib import bus
+from portal.lib.clock import Now, now
 from portal.lib.hashing import digest
 from tests.factories.auth import RoleGrantFactory, sign_in
 from tests.factories.instances import InstanceFactory
@@ -107,6 +110,20 @@ class Visit:
             assert front.get(cookie=self.cookie, slug=self.instance.slug).status in (401, 403, 503)
 
 
+Begin = Callable[..., list[Visit]]
+Ending = Callable[[Visit], None]
+
+
+class VisitByRole(Visit):
+    """Of a visitor, on an instance without an experiment; the role lasts an hour."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
+        Instance.objects.filter(pk=self.instance.pk).update(by_role=True)
+        hour = Now() + timedelta(hours=1)
+        self.grant = RoleGrantFactory(user=self.instance.owner, role=Role.VISITOR, expires_at=hour)
+
+
 NONCE = "n" * 43
 
 
@@ -132,14 +149,25 @@ def remove(visit: Visit) -> None:
     Member.objects.filter(instance=visit.instance).delete()
 
 
+def withdraw_role(visit: Visit) -> None:
+    assert isinstance(visit, VisitByRole)
+    auth.grants.withdraw(visit.grant, by=RoleGrantFactory(role=Role.ADMIN).user)
+
+
+def end_role(visit: Visit) -> None:
+    """The end is moved to a moment from now; nobody says a word on the bus, then or now."""
+    assert isinstance(visit, VisitByRole)
+    type(visit.grant).objects.filter(pk=visit.grant.pk).update(expires_at=Now() + timedelta(seconds=1))
+
+
 @pytest.fixture
-def begin(portal: Harness) -> Iterator[Callable[[int], list[Visit]]]:
+def begin(portal: Harness) -> Iterator[Begin]:
     """Begin so many visits at two gateways of two processes each."""
     backend = Backend(portal)
     with ExitStack() as stack:
 
-        def work(count: int) -> list[Visit]:
-            visits = [Visit(backend) for _ in range(count)]
+        def work(count: int, kind: type[Visit] = Visit) -> list[Visit]:
+            visits = [kind(backend) for _ in range(count)]
             options = {"GATEWAY_PROCESSES": "2", "GATEWAY_TOKEN": settings.GATEWAY_TOKEN}
             fronts = [stack.enter_context(Front(portal, **options)) for _ in range(2)]
             for visit in visits:
@@ -148,10 +176,6 @@ def begin(portal: Harness) -> Iterator[Callable[[int], list[Visit]]]:
 
         yield work
     backend.close()
-
-
-Begin = Callable[[int], list[Visit]]
-Ending = Callable[[Visit], None]
 
 
 def test_the_bus_closes_everything_on_every_process(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +198,39 @@ def test_without_the_bus_everything_is_closed_as_promised(begin: Begin, redis: R
     ended = time.monotonic()
     for visit in visits:
         visit.ends(ended)
+    assert other.goes_on()
+
+
+def test_a_role_that_ends_takes_what_hangs_on_it(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Withdrawn: the bus tells. Over at a time that was set since: the heartbeat does."""
+    monkeypatch.setattr(internal, "RESEND_EVERY", 3600.0)
+    endings: list[Ending] = [withdraw_role, end_role]
+    *visits, other = begin(len(endings) + 1, VisitByRole)
+    for number, (visit, end) in enumerate(zip(visits, endings, strict=True)):
+        end(visit)
+        visit.ends()
+        assert all(later.goes_on() for later in visits[number + 1 :])
+    assert other.goes_on()
+
+
+def test_a_role_that_ends_in_time_needs_no_word(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateways know the end from the entry on: the portal is silent about it, and they close to the second."""
+    (visit,) = begin(1, VisitByRole)
+    assert isinstance(visit, VisitByRole)
+    visit.grant.expires_at = now() + timedelta(seconds=8)
+    visit.grant.save()
+    monkeypatch.setattr(internal, "_withdrawals", lambda which: [])
+    visit.arrive(visit.fronts)
+    assert visit.goes_on()
+    visit.ends(time.monotonic() + (visit.grant.expires_at - now()).total_seconds())
+    assert now() >= visit.grant.expires_at
+
+
+def test_without_the_bus_a_role_ends_as_promised(begin: Begin, redis: Redis) -> None:
+    visit, other = begin(2, VisitByRole)
+    redis.stop()
+    withdraw_role(visit)
+    visit.ends()
     assert other.goes_on()
 
 

@@ -215,6 +215,7 @@ def test_what_is_open_to_everybody_is_a_short_list() -> None:
         "GET /healthz",
         "GET /readyz",
         "GET /auth/sign-in/",
+        "GET /auth/person/",
         "POST /auth/logout/",
         "GET /auth/signed-out/",
         "GET /auth/person/",
