@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.http import HttpRequest
 from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 
 from auth import access, claims, groups, identities, persons, posix
 from auth.models import Identity, LoginState, User
 from auth.oidc import client, discovery, tokens
-from auth.oidc.errors import SignInNotPermitted
+from auth.oidc.errors import SignInNotPermitted, SignInRefused
 from auth.oidc.proof import Answer, SignInProof
 from auth.providers import Provider
 
@@ -86,14 +86,17 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
     def get_or_create_user(self, subject: str, said: dict[str, Any], acr: str = "") -> Identity:
         provider = self._provider()
         profile = claims.profile_of(said, provider.claims)
-        with transaction.atomic():
-            identity = identities.signed_in(provider, subject, profile)
-            for claim, facility in provider.facility_claims.items():
-                external_id = claims.person_id(said, claim)
-                person = persons.tie_by_claim(identity.user, facility, external_id, profile.name)
-                persons.grant_configured_roles(identity.user, facility, person)
-            posix.set_from_claims(identity.user, said, provider.posix_claims)
-            groups.recompute(identity, said, profile, acr)
+        try:
+            with transaction.atomic():
+                identity = identities.signed_in(provider, subject, profile)
+                for claim, facility in provider.facility_claims.items():
+                    external_id = claims.person_id(said, claim)
+                    person = persons.tie_by_claim(identity.user, facility, external_id, profile.name)
+                    persons.grant_configured_roles(identity.user, facility, person)
+                posix.set_from_claims(identity.user, said, provider.posix_claims)
+                groups.recompute(identity, said, profile, acr)
+        except IntegrityError:  # PostgreSQL looks at the end: a rule or facility was deleted meanwhile
+            raise SignInRefused("changed-meanwhile") from None
         return identity
 
     def _check_assurance(self, said: dict[str, Any], acr: str) -> None:

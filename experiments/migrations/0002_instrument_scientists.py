@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0003_rules_posix'),
+        ('accounts', '0004_rules_posix'),
         ('experiments', '0001_initial'),
     ]
 

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from auth import identities
-from auth.models import ErasedIdentity, Identity, User
+from auth import groups, identities
+from auth.models import ErasedIdentity, GroupRule, Identity, User
 from portal.audit import AuditEvent
 from portal.lib.clock import Now
 from portal.lib.hashing import digest
 from tests.auth.conftest import Browser, reason, refused
 from tests.auth.hostile_op import MISSING, HostileOP, Reply, rsa_key
+from tests.factories.rights import claim_rule
 
 pytestmark = pytest.mark.django_db
 
@@ -208,3 +209,26 @@ def test_two_first_sign_ins_at_once_are_one_user(op: HostileOP) -> None:
     assert (User.objects.count(), Identity.objects.count()) == (1, 1)
     assert AuditEvent.objects.filter(action="user_created").count() == 1
     assert all(browser.is_signed_in() for browser in browsers)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_rule_deleted_during_a_sign_in_asks_to_start_again(op: HostileOP, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule, settle = claim_rule(), groups._settle
+    op.userinfo = {"groups": ["beam"]}
+
+    def delete() -> None:
+        GroupRule.objects.filter(pk=rule.pk).delete()
+        connection.close()
+
+    def deleted_meanwhile(identity: Identity, given: Any) -> None:
+        thread = threading.Thread(target=delete)
+        thread.start()
+        thread.join()
+        settle(identity, given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(groups, "_settle", deleted_meanwhile)
+        assert Browser().sign_in(op).status_code == 400
+    assert reason() == "changed-meanwhile"
+    assert not User.objects.exists()
+    assert Browser().sign_in(op).status_code == 200

@@ -218,7 +218,6 @@ def test_what_is_open_to_everybody_is_a_short_list() -> None:
         "GET /auth/person/",
         "POST /auth/logout/",
         "GET /auth/signed-out/",
-        "GET /auth/person/",
         "GET /search",
         "GET /experiments",
         "GET /api/v1/openapi.json",

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0002_people_groups_consent'),
+        ('accounts', '0003_sess_database_mark'),
     ]
 
     operations = [
