@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.conf import settings
-from django.contrib.auth import SESSION_KEY, login
+from django.contrib.auth import SESSION_KEY, login, user_logged_in
 from django.contrib.sessions.backends.base import UpdateError
 from django.db import transaction
 from django.http import HttpRequest
@@ -14,11 +14,14 @@ from auth.middleware import name_identity
 from auth.models import Identity, Session, User
 from auth.oidc import kept
 from auth.oidc.proof import SignInProof
-from auth.sessions import IDENTITY_KEY
+from auth.sessions import IDENTITY_KEY, SessionStore
 from portal import audit
 from portal.lib.clock import Now
 from portal.lib.errors import Conflict
 from portal.lib.hashing import digest
+
+#: the audit log and Identity.last_login_at have it; Django would write it a third time
+user_logged_in.disconnect(dispatch_uid="update_last_login")
 
 
 def open_session(request: HttpRequest, identity: Identity, proof: SignInProof) -> Session:
@@ -27,10 +30,10 @@ def open_session(request: HttpRequest, identity: Identity, proof: SignInProof) -
     if SESSION_KEY in request.session:
         request.session.cycle_key()  # Django's login() does so for visitors only
     login(request, user, backend="auth.backends.PortalOIDCBackend")
-    request.session[IDENTITY_KEY] = identity.pk
-    request.session.save()
-    ours = access.live_sessions().filter(key_hash=digest(request.session.session_key or ""))
-    ours.update(
+    store = request.session
+    assert isinstance(store, SessionStore)  # noqa: S101  (settings.SESSION_ENGINE)
+    store[IDENTITY_KEY] = identity.pk
+    store.save(
         provider_sid=proof.sid,
         provider_acr=proof.acr,
         authenticated_at=proof.authenticated_at,
@@ -41,7 +44,8 @@ def open_session(request: HttpRequest, identity: Identity, proof: SignInProof) -
         expires_at=Now() + settings.SESSION_ABSOLUTE,
         updated_at=Now(),
     )
-    session = ours.select_related("user", "identity").get()
+    ours = access.live_sessions().select_related("user", "identity")
+    session = ours.get(key_hash=digest(store.session_key or ""))
     request.auth_session = session  # type: ignore[attr-defined]
     name_identity(session)
     audit.record("login", actor=user, about=("session", session.uid))

@@ -77,7 +77,8 @@ class SessionStore(SessionBase):
             self.modified = True
             return
 
-    def save(self, must_create: bool = False) -> None:
+    def save(self, must_create: bool = False, **more: Any) -> None:
+        """Write the row of a live session, and `more` of its columns in the same statement."""
         key = self.session_key
         if key is None:
             return self.create()
@@ -86,7 +87,7 @@ class SessionStore(SessionBase):
         if must_create:
             self.row = self._insert(digest(key), values)
             return None
-        if not access.live_sessions().filter(key_hash=digest(key)).update(**values):
+        if not access.live_sessions().filter(key_hash=digest(key)).update(**values, **more):
             raise UpdateError
         return None
 
