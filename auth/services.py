@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY, login, user_logged_in
-from django.contrib.sessions.backends.base import UpdateError
 from django.db import transaction
 from django.http import HttpRequest
 from django.middleware.csrf import rotate_token
@@ -14,7 +13,7 @@ from auth.middleware import name_identity
 from auth.models import Identity, Session, User
 from auth.oidc import kept
 from auth.oidc.proof import SignInProof
-from auth.sessions import IDENTITY_KEY, SessionStore
+from auth.sessions import IDENTITY_KEY, store_of
 from portal import audit
 from portal.lib.clock import Now
 from portal.lib.errors import Conflict
@@ -30,9 +29,8 @@ def open_session(request: HttpRequest, identity: Identity, proof: SignInProof) -
     if SESSION_KEY in request.session:
         request.session.cycle_key()  # Django's login() does so for visitors only
     login(request, user, backend="auth.backends.PortalOIDCBackend")
-    store = request.session
-    assert isinstance(store, SessionStore)  # noqa: S101  (settings.SESSION_ENGINE)
-    store[IDENTITY_KEY] = identity.pk
+    request.session[IDENTITY_KEY] = identity.pk
+    store = store_of(request)
     store.save(
         provider_sid=proof.sid,
         provider_acr=proof.acr,
@@ -44,8 +42,7 @@ def open_session(request: HttpRequest, identity: Identity, proof: SignInProof) -
         expires_at=Now() + settings.SESSION_ABSOLUTE,
         updated_at=Now(),
     )
-    ours = access.live_sessions().select_related("user", "identity")
-    session = ours.get(key_hash=digest(store.session_key or ""))
+    session = Session.objects.select_related("user", "identity").get(key_hash=digest(store.session_key or ""))
     request.auth_session = session  # type: ignore[attr-defined]
     name_identity(session)
     audit.record("login", actor=user, about=("session", session.uid))
@@ -54,21 +51,16 @@ def open_session(request: HttpRequest, identity: Identity, proof: SignInProof) -
 
 def renew_session(request: HttpRequest, session: Session, proof: SignInProof) -> None:
     """Note that somebody showed once more who they are: a new key, the lifetime stays."""
-    request.session.cycle_key()
+    store = store_of(request)
+    store.cycle_key()
     rotate_token(request)
-    renewed = (
-        access.live_sessions()
-        .filter(pk=session.pk)
-        .update(
-            provider_sid=proof.sid or session.provider_sid,
-            provider_acr=proof.acr,
-            authenticated_at=proof.authenticated_at,
-            id_token=kept.seal(proof.id_token) or session.id_token,
-            updated_at=Now(),
-        )
+    store.save(
+        provider_sid=proof.sid or session.provider_sid,
+        provider_acr=proof.acr,
+        authenticated_at=proof.authenticated_at,
+        id_token=kept.seal(proof.id_token) or session.id_token,
+        updated_at=Now(),
     )
-    if not renewed:
-        raise UpdateError
     audit.record("login_renewed", actor=session.user, about=("session", session.uid))
 
 

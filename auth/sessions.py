@@ -6,15 +6,18 @@ it fails, so that a request in flight cannot bring a dead session back.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
-from django.contrib.sessions.backends import base
-from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
+from django.contrib.sessions.backends.base import VALID_KEY_CHARS, CreateError, SessionBase, UpdateError
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.crypto import get_random_string
 
 from auth import access
 from auth.models import LoginState, Session, UsedLogoutToken
@@ -29,25 +32,24 @@ KEEP_ENDED = timedelta(days=1)
 
 class SessionStore(SessionBase):
     row: Session | None = None
+    #: what the row holds of this, as far as we know
+    _written: dict[str, Any] | None = None
 
     if TYPE_CHECKING:  # what the base class has and its type stubs leave out
         _session: dict[str, Any]
 
         def _get_session(self, no_load: bool = False) -> dict[str, Any]: ...
 
-    def _get_new_session_key(self) -> str:
-        """A constraint says whether it is new; the base class asks the database before."""
-        return str(base.get_random_string(32, base.VALID_KEY_CHARS))  # type: ignore[attr-defined]
-
     def load(self) -> dict[str, Any]:
         key = self.session_key
         self.row = None
         if key is not None:
-            live = access.live_sessions().select_related("identity").annotate(unused_lately=access.UNUSED_LATELY)
-            self.row = live.filter(key_hash=digest(key)).first()
+            live = _live(key).select_related("identity").annotate(unused_lately=access.UNUSED_LATELY)
+            self.row = live.first()
         if self.row is None:
             self._session_key = None
             return {}
+        self._written = deepcopy(self.row.data)
         return dict(self.row.data)
 
     def live_row(self) -> Session | None:
@@ -64,6 +66,10 @@ class SessionStore(SessionBase):
         assert row is not None  # noqa: S101  (create has just set it)
         return row
 
+    def _get_new_session_key(self) -> str:
+        """A key of 165 random bits; the constraint would say if there were one like it."""
+        return get_random_string(32, VALID_KEY_CHARS)
+
     def exists(self, session_key: str) -> bool:
         return Session.objects.filter(key_hash=digest(session_key)).exists()
 
@@ -77,18 +83,18 @@ class SessionStore(SessionBase):
             self.modified = True
             return
 
-    def save(self, must_create: bool = False, **more: Any) -> None:
-        """Write the row of a live session, and `more` of its columns in the same statement."""
+    def save(self, must_create: bool = False, **columns: Any) -> None:
+        """Write what has changed, and these columns of the row with it; what is written already is not again."""
         key = self.session_key
         if key is None:
             return self.create()
         data = dict(self._get_session(no_load=must_create))
-        values = {"data": data, "user_id": data.get(SESSION_KEY), "identity_id": data.get(IDENTITY_KEY)}
+        values = {"data": data, "user_id": data.get(SESSION_KEY), "identity_id": data.get(IDENTITY_KEY), **columns}
         if must_create:
             self.row = self._insert(digest(key), values)
-            return None
-        if not access.live_sessions().filter(key_hash=digest(key)).update(**values, **more):
+        elif (columns or data != self._written) and not _live(key).update(**values):
             raise UpdateError
+        self._written = deepcopy(data)
         return None
 
     @staticmethod
@@ -110,7 +116,7 @@ class SessionStore(SessionBase):
             self._session_cache = data
             return
         new = self._get_new_session_key()
-        if not access.live_sessions().filter(key_hash=digest(old)).update(key_hash=digest(new)):
+        if not _live(old).update(key_hash=digest(new)):
             raise UpdateError
         self._session_key = new
         self.modified = True
@@ -131,6 +137,16 @@ class SessionStore(SessionBase):
     @classmethod
     def clear_expired(cls) -> None:
         forget_expired()
+
+
+def _live(key: str) -> QuerySet[Session]:
+    return access.live_sessions().filter(key_hash=digest(key))
+
+
+def store_of(request: HttpRequest) -> SessionStore:
+    store = request.session
+    assert isinstance(store, SessionStore)  # noqa: S101  (settings.SESSION_ENGINE)
+    return store
 
 
 def forget_expired() -> None:

@@ -23,6 +23,7 @@ from instances.lifecycle import State
 from instances.models import Instance, Member, Transition
 from portal.lib.clock import Now
 from portal.lib.errors import BadRequest, NotFound, PortalError
+from portal.problems import NotSignedIn, by_script
 
 View = Callable[..., HttpResponse]
 
@@ -40,6 +41,8 @@ def signed_in(view: View) -> View:
             return view(request, *args, **kwargs)
         if is_fragment(request):
             return HttpResponse(status=204, headers={"HX-Refresh": "true"})
+        if by_script(request):
+            raise NotSignedIn
         back = request.get_full_path()
         if request.method == "POST":
             uid = kwargs.get("uid")

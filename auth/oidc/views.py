@@ -27,7 +27,7 @@ from auth.oidc.errors import LoginError, SignInDenied, SignInRefused, SignInStal
 from auth.oidc.proof import Answer
 from auth.providers import Provider
 from auth.redirects import safe_next
-from auth.sessions import SessionStore
+from auth.sessions import store_of
 from portal import audit
 from portal.audit import AuditEvent
 from portal.lib import clock
@@ -67,7 +67,7 @@ class LoginView(OIDCAuthenticationRequestView):
         except LoginError as error:
             note_failure(provider, error)
             raise
-        row = session_of(request).ensure_row()
+        row = store_of(request).ensure_row()
         user = None if intent == Intent.LOGIN else row.user
         begun = states.begin(row, slug, safe_next(request.POST.get("next")), intent, user)
         query = {
@@ -131,7 +131,7 @@ def _intent(request: HttpRequest, provider: Provider) -> Intent:
 def _answer(request: HttpRequest, provider: Provider) -> tuple[LoginState, str]:
     if any(len(values) > 1 for _, values in request.GET.lists()):
         raise SignInRefused("repeated-parameter")
-    attempt = states.consume(session_of(request).live_row(), provider.slug, request.GET.get("state", ""))
+    attempt = states.consume(store_of(request).live_row(), provider.slug, request.GET.get("state", ""))
     _check_sender(provider, request.GET.get("iss"))
     error = clean(request.GET.get("error"), 60)
     if error:
@@ -213,12 +213,6 @@ def _identity_here(request: HttpRequest) -> Identity:
     if identity is None:  # unlinked meanwhile
         raise NotSignedIn
     return identity
-
-
-def session_of(request: HttpRequest) -> SessionStore:
-    store = request.session
-    assert isinstance(store, SessionStore)  # noqa: S101  (settings.SESSION_ENGINE)
-    return store
 
 
 def move_on(request: HttpRequest, url: str, title: str) -> HttpResponse:

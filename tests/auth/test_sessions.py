@@ -97,6 +97,27 @@ def test_a_dead_session_is_neither_read_nor_written_again(fate: dict[str, Any]) 
     assert SessionStore(in_flight.session_key).get("colour") is None
 
 
+def test_what_is_written_is_not_written_again(django_assert_num_queries: Any) -> None:
+    store = SessionStore(stored().session_key)
+    store["things"] = ["one"]
+    store.save()
+    with django_assert_num_queries(0):
+        store["things"] = ["one"]
+        store.save()
+    store["things"].append("two")
+    store.save()
+    assert SessionStore(store.session_key)["things"] == ["one", "two"]
+
+
+def test_what_was_read_is_written_when_it_changes_inside(django_assert_num_queries: Any) -> None:
+    store = stored()
+    Session.objects.update(data={"things": []})
+    again = SessionStore(store.session_key)
+    again["things"].append("one")
+    again.save()
+    assert SessionStore(store.session_key)["things"] == ["one"]
+
+
 def test_a_new_key_revives_no_dead_session() -> None:
     in_flight = SessionStore(stored().session_key)
     assert in_flight["colour"] == "green"
@@ -309,6 +330,18 @@ def test_an_ended_session_keeps_neither_data_nor_id_token(client: Client) -> Non
     services.end_session(row)
     row.refresh_from_db()
     assert (row.data, row.id_token) == ({}, "")
+
+
+@pytest.mark.parametrize("path", ["/instances/", "/api/v1/me"])
+def test_a_script_whose_session_has_ended_gets_401_as_json(client: Client, path: str) -> None:
+    row = sign_in(client, UserFactory())
+    script = {"Sec-Fetch-Dest": "empty", "Sec-Fetch-Site": "same-origin"}
+    assert client.get(path, headers=script).status_code == 200
+    services.end_session(row)
+    answer = client.get(path, headers=script)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (401, "application/problem+json")
+    assert answer.json()["code"] == "not-signed-in"
+    assert client.get("/instances/").status_code == 302
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,10 @@ from django.test import Client
 
 import auth.grants
 import auth.services
+from auth import access
+from auth.models import Session
+from auth.oidc import backchannel
+from auth.providers import Provider
 from auth.roles import InstanceRole, Role
 from instances import entry, services
 from instances.gateway import clock
@@ -136,6 +140,20 @@ def suspend(visit: Visit) -> None:
     auth.services.suspend(visit.instance.owner, by=operator, reason="left")
 
 
+def told_by_the_provider(visit: Visit) -> None:
+    """What a logout token that has passed its checks leads to."""
+    identity = visit.login.identity
+    assert identity is not None
+    provider = Provider(slug="demo", title="", issuer=identity.issuer, client_id="", client_secret="")
+    access.end(backchannel._named(provider, {"sub": identity.subject}))
+
+
+def become_operator(visit: Visit) -> None:
+    """Signed in for longer than one who runs the portal may be. Nobody says a word on the bus about this one."""
+    Session.objects.filter(pk=visit.login.pk).update(created_at=Now() - timedelta(hours=5))
+    RoleGrantFactory(user=visit.instance.owner, role=Role.OPERATOR)
+
+
 def stop(visit: Visit) -> None:
     services.stop(visit.instance, by=visit.instance.owner)
 
@@ -179,7 +197,7 @@ def begin(portal: Harness) -> Iterator[Begin]:
 
 
 def test_the_bus_closes_everything_on_every_process(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    endings: list[Ending] = [log_out, suspend, stop, delete]
+    endings: list[Ending] = [log_out, told_by_the_provider, suspend, stop, delete]
     monkeypatch.setattr(internal, "RESEND_EVERY", 3600.0)  # nothing but the bus tells
     visits = begin(len(endings))
     for number, (visit, end) in enumerate(zip(visits, endings, strict=True)):
@@ -189,7 +207,7 @@ def test_the_bus_closes_everything_on_every_process(begin: Begin, monkeypatch: p
 
 
 def test_without_the_bus_everything_is_closed_as_promised(begin: Begin, redis: Redis) -> None:
-    endings: list[Ending] = [log_out, suspend, stop, delete, remove]
+    endings: list[Ending] = [log_out, told_by_the_provider, suspend, become_operator, stop, delete, remove]
     *visits, other = begin(len(endings) + 1)
     redis.stop()
     assert all(visit.goes_on() for visit in visits)
@@ -240,6 +258,32 @@ def test_a_lost_message_keeps_no_right(begin: Begin, monkeypatch: pytest.MonkeyP
     log_out(visit)
     visit.ends()
     assert other.goes_on()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_how_long_it_takes(begin: Begin, redis: Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prints what docs/reference/performance.md quotes: from the act to the last socket's end, in seconds."""
+    endings: list[Ending] = [log_out, told_by_the_provider, suspend]
+    visits = begin(len(endings) * 24)
+    lines = []
+    for bus_is, count in (("up", 20), ("away", 4)):
+        if bus_is == "away":
+            redis.stop()
+        for end in endings:
+            took = []
+            for _ in range(count):
+                visit = visits.pop()
+                began = time.monotonic()
+                end(visit)
+                visit.ends(began)
+                took.append(time.monotonic() - began)
+            took.sort()
+            lines.append(
+                f"bus {bus_is}, {end.__name__}: median {took[count // 2]:.2f}, slowest of {count} {took[-1]:.2f}"
+            )
+    with capsys.disabled():
+        print("", *lines, sep="\n")
 
 
 def test_of_two_gateways_redeeming_one_ticket_one_wins(begin: Begin) -> None:

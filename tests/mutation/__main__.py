@@ -73,6 +73,15 @@ TARGETS = (
     Target("auth.oidc.keys", ("tests/auth/test_tokens.py",)),
     Target("auth.oidc.states", ("tests/auth/test_states.py",), database=True),
     Target("auth.issuers", ("tests/auth/test_move_issuer.py",), database=True),
+    Target("auth.fresh", ("tests/auth/test_fresh.py",), database=True),
+    Target("auth.oidc.logout", ("tests/auth/test_logout.py",), database=True),
+    Target(
+        "auth.oidc.backchannel",
+        ("tests/auth/test_backchannel.py", "-k", "not eight_times"),
+        ("tests/auth/test_backchannel.py", "-k", "eight_times"),
+        database=True,
+    ),
+    Target("auth.sessions", ("tests/auth/test_sessions.py",), database=True),
 )
 
 
