@@ -183,14 +183,16 @@ def _settle(identity: Identity, given: Mapping[GroupRule, str]) -> None:
     gone = [one.pk for one in by_rule if one.rule_id not in kept or one.user_id != identity.user_id]
     if gone:
         GroupMember.objects.filter(pk__in=gone).delete()
-    for rule, words in given.items():
-        GroupMember.objects.update_or_create(
-            user=identity.user,
-            group=rule.group,
-            identity=identity,
-            rule=rule,
-            defaults={"said": words, "seen_at": Now(), "expires_at": Now() + rule.lasts},
-        )
+    mine = {"user": identity.user, "identity": identity, "seen_at": Now()}
+    GroupMember.objects.bulk_create(
+        [
+            GroupMember(**mine, group=rule.group, rule=rule, said=words, expires_at=Now() + rule.lasts)
+            for rule, words in given.items()
+        ],
+        update_conflicts=True,
+        unique_fields=["user", "group", "identity", "rule"],
+        update_fields=["said", "seen_at", "expires_at"],
+    )
     after = {rule.pk: rule.group.slug for rule in given}
     joined = sorted({after[pk] for pk in after.keys() - before.keys()})
     left = sorted({before[pk] for pk in before.keys() - after.keys()})

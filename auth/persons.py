@@ -55,6 +55,9 @@ def tie_by_claim(user: User, facility_slug: str, external_id: str, name: str) ->
     """
     if not external_id:
         return None
+    known = user.persons.select_related("facility").filter(facility__slug=facility_slug, external_id=external_id)
+    if (person := known.first()) is not None:
+        return person
     facility = Facility.objects.filter(slug=facility_slug).first()
     if facility is None:
         log.warning("no such facility", facility=facility_slug)

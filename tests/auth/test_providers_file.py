@@ -287,6 +287,12 @@ def test_a_logo_has_a_size(write: Write, tmp_path: Path, size: int) -> None:
     assert read(write(GOOD + 'logo = "logo.svg"'))["sso"]["logo"].startswith("data:image/svg+xml;base64,eHh4")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("a.svg", "svg+xml"), ("a.PNG", "png"), ("a.webp", "webp")])
+def test_a_logo_is_a_picture_of_one_of_three_kinds(write: Write, tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / name).write_bytes(b"picture")
+    assert read(write(GOOD + f'logo = "{name}"'))["sso"]["logo"] == f"data:image/{kind};base64,cGljdHVyZQ=="
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_are_good_but_for_the_secret(
     example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -28,7 +28,7 @@ ID_TOKEN = {
 }  # fmt: skip
 LOGOUT = {
     "iss": PROVIDER.issuer, "sub": "7be41f", "sid": "s1", "aud": "beamport", "iat": NOW, "exp": NOW + 120, "jti": "j1",
-    "events": {tokens.LOGOUT_EVENT: {}},
+    "events": {"http://schemas.openid.net/event/backchannel-logout": {}},
 }  # fmt: skip
 USERINFO = {"iss": PROVIDER.issuer, "sub": "7be41f", "aud": "beamport"}
 
