@@ -173,8 +173,8 @@ DEMO_PROVIDER: dict[str, Any] = (
     if DEMO
     else {}
 )
-#: `<facility>/<person's id>=<role>`: roles that persons get at sign-in (how the first operator comes in)
-PERSON_ROLES = env.words("PERSON_ROLES", "xfel/X-1003=operator" if DEMO else "")
+#: the demo only, `<facility>/<person's id>=<role>`: its made-up people bring their roles
+PERSON_ROLES = env.words("PERSON_ROLES", "xfel/X-1003=operator") if DEMO else []
 
 # ---- transport and content ----
 SECURE_CONTENT_TYPE_NOSNIFF = True

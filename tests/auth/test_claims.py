@@ -5,10 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth.claims import MOST_VALUES, Profile, as_list, clean, person_id, profile_of
+from auth.claims import (
+    LEVELS,
+    MFA,
+    MOST_VALUES,
+    TABLE,
+    Profile,
+    as_list,
+    assured,
+    at,
+    clean,
+    person_id,
+    profile_of,
+    values_of,
+)
 
 EDUTEAMS = {
     "sub": "7be41f09c2d84a6f9d3e5a1b0c72e468@eduteams.example",
@@ -119,6 +133,132 @@ def test_a_name_is_put_together_when_it_has_to_be() -> None:
 )
 def test_a_persons_id_is_one_plain_text(value: Any, found: str) -> None:
     assert person_id({"facility_person_id": value}, "facility_person_id") == found
+
+
+# ---- one table for each provider ----
+def test_a_provider_may_call_things_otherwise() -> None:
+    table = {"name": ("displayName", "cn"), "verified_emails": ("mail_ok",), "entitlements": ("realm_access.groups",)}
+    said = {
+        "cn": "Jana N.", "name": "not asked", "email": "a@b.example", "mail_ok": "a@b.example",
+        "entitlements": ["urn:a"], "realm_access": {"groups": ["urn:b"]}, "org_domain": "facility.example",
+    }  # fmt: skip
+    assert profile_of(said, table) == Profile(
+        name="Jana N.",
+        email="a@b.example",
+        email_verified=True,
+        organisation="facility.example",
+        entitlements=("urn:b",),
+    )
+
+
+@pytest.mark.parametrize("field", TABLE)
+def test_each_line_of_the_table_counts(field: str) -> None:
+    """What is said under another name is read when the table names it, and else is not."""
+    address, word = "a@b.example", "word"
+    values = {"email": address, "verified_emails": [address], "email_verified": True}
+    said = {"email": address} | {f"x-{field}": values.get(field, word)}
+    if field == "email":
+        del said["email"]
+    assert profile_of(said, {field: (f"x-{field}",)}) != profile_of(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "organisation"),
+    [
+        ({"org_domain": "a.example", "schac_home_organization": "b.example"}, "a.example"),
+        ({"org_domain": "", "schac_home_organization": "b.example"}, "b.example"),
+        ({"org_domain": "\x00", "schac_home_organization": ["b.example", "c.example"]}, "b.example"),
+        ({"org_domain": [], "schac_home_organization": [7]}, ""),
+    ],
+)
+def test_the_first_claim_with_something_in_it_counts(said: dict[str, Any], organisation: str) -> None:
+    assert profile_of(said).organisation == organisation
+
+
+@pytest.mark.parametrize("other", ["eduperson_orcid", "orcid"])
+def test_an_orcid_comes_under_two_names_and_is_short(other: str) -> None:
+    assert profile_of({other: "0" * 100}).orcid == "0" * 64
+
+
+def test_a_name_with_control_characters_loses_them_alone() -> None:
+    assert profile_of({"name": ["Jana\x00 Nov\u0007áková", "other"]}).name == "Jana Nováková"
+
+
+@pytest.mark.parametrize(("acr", "kept"), [(MFA, MFA), ([MFA], MFA), ([MFA, "other"], ""), ({}, ""), ("x" * 256, "")])
+def test_how_somebody_signed_in_is_one_word(acr: Any, kept: str) -> None:
+    assert profile_of({"acr": acr}).acr == kept
+    assert MFA == "https://refeds.org/profile/mfa"
+
+
+def test_a_missing_voperson_id_is_nothing_to_tell_of() -> None:
+    with structlog.testing.capture_logs() as told:
+        profile_of({})
+        assert told == []
+        profile_of({"voperson_id": ["a", "b"]})
+    assert [(row["field"], row["values"]) for row in told] == [("voperson_id", 2)]
+
+
+def test_a_flood_is_told_of() -> None:
+    with structlog.testing.capture_logs() as told:
+        as_list(["x"] * MOST_VALUES)
+        assert told == []
+        assert len(as_list(["x"] * (MOST_VALUES + 1))) == MOST_VALUES
+    assert [row["values"] for row in told] == [MOST_VALUES + 1]
+
+
+@pytest.mark.parametrize(("length", "kept"), [(2048, 1), (2049, 0)])
+def test_a_value_has_two_thousand_characters_at_most(length: int, kept: int) -> None:
+    assert len(as_list("x" * length)) == kept
+
+
+@pytest.mark.parametrize("value", ["a\x00", "a\x1f", "a\x85", "a\ud800", ""])
+def test_a_value_is_plain_text(value: str) -> None:
+    assert as_list([value, "b"]) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"a": {"b": {"c": 1}}}, 1),
+        ({"a.b.c": 2, "a": {"b": {"c": 1}}}, 2),
+        ({"a": {"b": [1]}}, None),
+        ({"a": "b"}, None),
+        ({"a": {"b.c": 1}}, None),
+        ({}, None),
+    ],
+)
+def test_a_dot_leads_into_a_claim(said: dict[str, Any], found: object) -> None:
+    assert at(said, "a.b.c") == found
+    assert values_of({"a": {"b": "x"}}, "a.b") == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("words", "level"),
+    [
+        ([], ""),
+        (["/IAP/low"], "low"),
+        (["/IAP/medium", "/IAP/low"], "medium"),
+        (["/profile/cappuccino"], "medium"),
+        (["/IAP/low", "/IAP/high"], "high"),
+        (["/profile/espresso", "/profile/cappuccino"], "high"),
+        (["/IAP/none", "", "/ID/unique", "/version/2"], ""),
+    ],
+)
+def test_how_well_somebody_is_known(words: list[str], level: str) -> None:
+    profile = profile_of({"eduperson_assurance": [f"https://refeds.org/assurance{word}" for word in words]})
+    assert assured(profile) == LEVELS[level]
+    assert LEVELS == {"": 0, "low": 1, "medium": 2, "high": 3}
+
+
+@pytest.mark.parametrize("value", [True, "yes"])
+def test_only_true_itself_verifies(value: Any) -> None:
+    said = {"email": "a@b.example", "mail_verified": value}
+    assert profile_of(said, {"email_verified": ("mail_verified",)}).email_verified is (value is True)
+
+
+@pytest.mark.parametrize(("length", "kept"), [(100, True), (101, False)])
+def test_a_persons_id_is_short(length: int, kept: bool) -> None:
+    assert bool(person_id({"id": "x" * length}, "id")) is kept
 
 
 JSON = st.recursive(

@@ -58,6 +58,15 @@ class Target:
 
 
 TARGETS = (
+    Target("auth.claims", ("tests/auth/test_claims.py", "-k", "not no_shape")),
+    Target("auth.entitlements", ("tests/auth/test_entitlements.py", "-k", "not raises and not another")),
+    Target("auth.groups", ("tests/auth/test_groups.py",), database=True),
+    Target(
+        "auth.roles",
+        ("tests/auth/test_roles.py", "-k", "not python_and_sql and not lack"),
+        ("tests/auth/test_roles.py", "tests/auth/test_groups.py"),
+        database=True,
+    ),
     Target("instances.lifecycle", ("tests/instances/test_lifecycle.py", "-k", "not history")),
     Target("experiments.pids", ("tests/experiments/test_pids.py", "-k", "not reading_any and not slow and not case")),
     Target("instances.gateway.session", ("tests/gateway/test_session.py",)),
