@@ -163,7 +163,7 @@ def clean(value: object, longest: int = 200) -> str:
     # cut first, as normalising is dear; cut again, as it may lengthen
     text = unicodedata.normalize("NFC", value[: 4 * longest].encode("utf-8", "ignore").decode())
     text = "".join(" " if character.isspace() else character for character in text)
-    kept = (character for character in text if unicodedata.category(character) not in ("Cc", "Cs", "Cn", "Co"))
+    kept = (character for character in text if unicodedata.category(character) not in ("Cc", "Cn", "Co"))
     return " ".join("".join(kept).split())[:longest].strip()
 
 

@@ -87,4 +87,4 @@ def _decoded(component: str) -> str | None:
         text = unicodedata.normalize("NFC", unquote_to_bytes(component).decode())
     except UnicodeDecodeError:
         return None
-    return None if any(unicodedata.category(character) in ("Cc", "Cs") for character in text) else text
+    return None if any(unicodedata.category(character) == "Cc" for character in text) else text
