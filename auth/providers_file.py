@@ -104,7 +104,7 @@ class _Reading:
         def refuse(_: object) -> None:
             if name == "client_secret":
                 raise _Wrong("a secret does not stand in this file. Name a file that holds it: client_secret_file.")
-            near = difflib.get_close_matches(name, self.readers, 1)
+            near = difflib.get_close_matches(name, self.readers)
             hint = f"Is {near[0]} meant?" if near else f"There are: {', '.join(sorted(self.readers))}."
             raise _Wrong(f"no such key. {hint}")
 

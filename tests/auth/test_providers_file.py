@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from auth import providers, providers_file
+from auth.claims import TABLE
 from auth.providers_file import BadProviders, read
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent.parent / "deploy" / "providers").glob("*.toml"))
@@ -115,62 +116,65 @@ def test_everything_that_may_be_said(write: Write) -> None:
     assert providers.Provider(slug="sso", **said).pkce == "require"
 
 
-LONG = "x" * 5000
+NO_LIST = 'must be a list of texts, like ["one", "two"].'
+NO_ADDRESS = "must be an address without user, query and fragment, as the discovery document has it."
+NO_ALGORITHMS = "must be a list of: ES256, ES384, ES512, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512."
+NO_CLAIMS = f"must be a table of these, each with names of claims: {', '.join(TABLE)}."
 #: a line, and what is said of it
 WRONG = [
     ('title = ""', "must be a text of one line and 1 to 60 characters."),
     (f'title = "{"x" * 61}"', "must be a text of one line and 1 to 60 characters."),
-    ('title = "two\\nlines"', "must be a text of one line"),
-    ("title = 7", "must be a text of one line"),
+    ('title = "two\\nlines"', "must be a text of one line and 1 to 60 characters."),
+    ("title = 7", "must be a text of one line and 1 to 60 characters."),
     (f'description = "{"x" * 301}"', "must be a text of one line and 1 to 300 characters."),
-    ('issuer = "http://login.example"', "must begin with https://"),
-    ('issuer = "login.example"', "must begin with https://"),
-    ('issuer = "https://"', "must be an address without user, query and fragment"),
-    ('issuer = "https://a@login.example"', "must be an address without user"),
-    ('issuer = "https://login.example/?a=1"', "must be an address without user"),
-    ('issuer = "https://login.example/#a"', "must be an address without user"),
-    ('issuer = "https://login.example/a b"', "must be an address without user"),
-    ('issuer = "https://lögin.example"', "must be an address without user"),
+    ('issuer = "http://login.example"', "must begin with https://. Copy it from the provider's discovery document, byte for byte."),
+    ('issuer = "login.example"', "must begin with https://. Copy it from the provider's discovery document, byte for byte."),
+    ('issuer = "https://"', NO_ADDRESS),
+    ('issuer = "https://a@login.example"', NO_ADDRESS),
+    ('issuer = "https://login.example/?a=1"', NO_ADDRESS),
+    ('issuer = "https://login.example/#a"', NO_ADDRESS),
+    ('issuer = "https://login.example/a b"', NO_ADDRESS),
+    ('issuer = "https://lögin.example"', NO_ADDRESS),
     ('issuer = "https://login.example:99999"', "is no address."),
     ('issuer = ["https://login.example"]', "must be a text of one line and 1 to 255 characters."),
     ('client_id = ""', "must be a text of one line and 1 to 255 characters."),
-    ('client_secret = "in the open"', "a secret does not stand in this file."),
-    ('client_secret_file = "nowhere"', "which cannot be read: No such file or directory."),
-    ('client_secret_file = ""', "must be a text of one line"),
-    ('logo = "nowhere.svg"', "nowhere.svg cannot be read: No such file or directory."),
+    ('client_secret = "in the open"', "a secret does not stand in this file. Name a file that holds it: client_secret_file."),
+    ('client_secret_file = "nowhere"', "nowhere, which cannot be read: No such file or directory"),
+    ('client_secret_file = ""', "must be a text of one line and 1 to 1000 characters."),
+    ('logo = "nowhere.svg"', "nowhere.svg cannot be read: No such file or directory"),
     ('logo = "secret"', "must name a file .svg, .png or .webp of at most 32 KiB."),
-    ('scopes = "openid"', 'must be a list of texts, like ["one", "two"].'),
+    ('scopes = "openid"', NO_LIST),
     ('scopes = ["profile"]', 'must be a list of single scopes with "openid" among them.'),
-    ('scopes = ["openid profile", "openid"]', "must be a list of single scopes"),
-    ('algorithms = ["HS256"]', "must be a list of: ES256, ES384, ES512, EdDSA, PS256"),
-    ('algorithms = ["none"]', "must be a list of: ES256"),
-    ("algorithms = []", "must be a list of: ES256"),
-    ('algorithms = "RS256"', "must be a list of: ES256"),
-    ('extra_audiences = [""]', "must be a list of texts"),
-    ("asserts_scopes = [1]", "must be a list of texts"),
+    ('scopes = ["openid profile", "openid"]', 'must be a list of single scopes with "openid" among them.'),
+    ('algorithms = ["HS256"]', NO_ALGORITHMS),
+    ('algorithms = ["none"]', NO_ALGORITHMS),
+    ("algorithms = []", NO_ALGORITHMS),
+    ('algorithms = "RS256"', NO_ALGORITHMS),
+    ('extra_audiences = [""]', NO_LIST),
+    ("asserts_scopes = [1]", NO_LIST),
     ('endpoint_hosts = ["https://login.example"]', "must be a list of host names, without https:// and path."),
-    ('endpoint_hosts = ["login.example:8443"]', "must be a list of host names"),
+    ('endpoint_hosts = ["login.example:8443"]', "must be a list of host names, without https:// and path."),
     ('private_networks = ["10.1.0.1/16"]', 'must be a list of networks, like ["10.1.0.0/16"].'),
-    ('private_networks = "10.1.0.0/16"', "must be a list of texts"),
+    ('private_networks = "10.1.0.0/16"', NO_LIST),
     ('pkce = "plain"', "must be of: require, send."),
     ("pkce = true", "must be of: require, send."),
-    ('monitoring_subjects = "x"', "must be a list of texts"),
+    ('monitoring_subjects = "x"', NO_LIST),
     ('required_assurance = "extreme"', "must be of: high, low, medium."),
-    ('required_acr = "mfa"', "must be a list of texts"),
+    ('required_acr = "mfa"', NO_LIST),
     ('end_session = "yes"', "must be true or false."),
     ("keeps_id_token = 1", "must be true or false."),
     ('facility_claims = "xfel"', 'must be a table of claim = "slug of the facility".'),
-    ('facility_claims = {office = "No Slug"}', "must be a table of claim"),
-    ("facility_claims = {office = 7}", "must be a table of claim"),
+    ('facility_claims = {office = "No Slug"}', 'must be a table of claim = "slug of the facility".'),
+    ("facility_claims = {office = 7}", 'must be a table of claim = "slug of the facility".'),
     ("posix_claims = {office = 7}", "must be a table of facilities"),
     ('posix_claims = "uid"', "must be a table of facilities"),
     ('posix_claims = {xfel = {uid = "uidNumber"}}', "must be a table of facilities"),
     ('posix_claims = {xfel = {uid = "uidNumber", gid = 7}}', "must be a table of facilities"),
     ('posix_claims = {xfel = {uid = "a", gid = "b", shell = "c"}}', "must be a table of facilities"),
     ('posix_claims = {"No Slug" = {uid = "a", gid = "b"}}', "must be a table of facilities"),
-    ('claims = {nickname = ["x"]}', "must be a table of these, each with names of claims: name, "),
-    ('claims = {name = "displayName"}', "must be a list of texts"),
-    ("claims = []", "must be a table of these, each with names of claims: name, "),
+    ('claims = {nickname = ["x"]}', NO_CLAIMS),
+    ('claims = {name = "displayName"}', NO_LIST),
+    ("claims = []", NO_CLAIMS),
     ('isuer = "x"', "no such key. Is issuer meant?"),
     ('colour = "red"', "no such key. There are: algorithms, asserts_scopes, "),
 ]
@@ -184,7 +188,7 @@ def test_what_is_wrong_is_told_with_its_line(write: Write, line: str, why: str) 
     missing = [] if name != "client_secret" else told[1:]
     assert len(told) - len(missing) == 1
     assert told[0].startswith(f", line {len(kept) + 2}, [sso] {name}: ")
-    assert why in told[0]
+    assert told[0].endswith(f": {why}") or (why[-1] != "." and why in told[0])
 
 
 @pytest.mark.parametrize("name", providers_file.REQUIRED)
@@ -193,11 +197,25 @@ def test_what_is_missing_is_told(write: Write, name: str) -> None:
     assert faults(write(text)) == [f", line 2, [sso]: {name} is missing."]
 
 
-@pytest.mark.parametrize("slug", ["Sso", "9", "-a", "a_b", '"a b"', "x" * 41, "account", "sign-in", "link", '""'])
+@pytest.mark.parametrize("slug", ["Sso", "9", "-a", "a_b", '"a b"', "x" * 41, '""'])
 def test_a_slug_stands_in_an_address(write: Write, slug: str) -> None:
     told = faults(write(GOOD.replace("[sso]", f"[{slug}]")))
-    assert len(told) == 1
-    assert told[0].startswith(f", line 2, [{slug.strip(chr(34))}]: is ")
+    why = "is no slug: 1 to 40 of a-z, 0-9 and -, a letter first. It stands in the redirect URI."
+    assert told == [f", line 2, [{slug.strip(chr(34))}]: {why}"]
+
+
+@pytest.mark.parametrize("slug", ["account", "admin", "api", "link", "logout", "sessions", "sign-in"])
+def test_our_own_addresses_are_no_slugs(write: Write, slug: str) -> None:
+    told = faults(write(GOOD.replace("[sso]", f"[{slug}]")))
+    assert told == [f", line 2, [{slug}]: is taken by the portal itself. Choose another slug."]
+
+
+def test_lengths_may_be_used_up(write: Write) -> None:
+    slug = "x" * 40
+    text = GOOD.replace("[sso]", f"[{slug}]").replace("Facility account", "t" * 60).replace("beamport", "c" * 255)
+    said = read(write(text + f'description = "{"d" * 300}"'))[slug]
+    assert [len(said[name]) for name in ("title", "client_id", "description")] == [60, 255, 300]
+    assert providers_file.LARGEST_LOGO == 32_768
 
 
 def test_the_demos_own_slug_is_taken_in_the_demo_only(write: Write) -> None:
@@ -209,7 +227,7 @@ def test_the_demos_own_slug_is_taken_in_the_demo_only(write: Write) -> None:
 def test_the_demo_takes_http(write: Write) -> None:
     path = write(GOOD.replace("https:", "http:"))
     assert read(path, demo=True)["sso"]["issuer"].startswith("http://")
-    assert "must begin with https://" in faults(path)[0]
+    assert "must begin with https://. Copy it from the provider's discovery document, byte for byte." in faults(path)[0]
 
 
 def test_every_fault_is_told_at_once_with_its_own_line(write: Write) -> None:
