@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,8 +128,14 @@ WRONG = [
     ('title = "two\\nlines"', "must be a text of one line and 1 to 60 characters."),
     ("title = 7", "must be a text of one line and 1 to 60 characters."),
     (f'description = "{"x" * 301}"', "must be a text of one line and 1 to 300 characters."),
-    ('issuer = "http://login.example"', "must begin with https://. Copy it from the provider's discovery document, byte for byte."),
-    ('issuer = "login.example"', "must begin with https://. Copy it from the provider's discovery document, byte for byte."),
+    (
+        'issuer = "http://login.example"',
+        "must begin with https://. Copy it from the provider's discovery document, byte for byte.",
+    ),
+    (
+        'issuer = "login.example"',
+        "must begin with https://. Copy it from the provider's discovery document, byte for byte.",
+    ),
     ('issuer = "https://"', NO_ADDRESS),
     ('issuer = "https://a@login.example"', NO_ADDRESS),
     ('issuer = "https://login.example/?a=1"', NO_ADDRESS),
@@ -138,7 +145,10 @@ WRONG = [
     ('issuer = "https://login.example:99999"', "is no address."),
     ('issuer = ["https://login.example"]', "must be a text of one line and 1 to 255 characters."),
     ('client_id = ""', "must be a text of one line and 1 to 255 characters."),
-    ('client_secret = "in the open"', "a secret does not stand in this file. Name a file that holds it: client_secret_file."),
+    (
+        'client_secret = "in the open"',
+        "a secret does not stand in this file. Name a file that holds it: client_secret_file.",
+    ),
     ('client_secret_file = "nowhere"', "nowhere, which cannot be read: No such file or directory"),
     ('client_secret_file = ""', "must be a text of one line and 1 to 1000 characters."),
     ('logo = "nowhere.svg"', "nowhere.svg cannot be read: No such file or directory"),
@@ -333,3 +343,9 @@ def test_a_provider_speaks_for_subjects_and_namespaces() -> None:
     provider = providers.Provider("sso", "x", "https://login.example", "b", "s", asserts_scopes=scopes)
     assert provider.subject_scopes == {"example.org"}
     assert provider.namespaces == {"urn:geant:Example.org"}
+
+
+def test_each_key_of_the_file_is_described() -> None:
+    page = (EXAMPLES[0].parents[2] / "docs" / "operate" / "sign-in.md").read_text()
+    known = providers_file._readers(Path(), demo=False)
+    assert [name for name in known if not re.search(rf"[`.]{name}[`\].]", page)] == []
