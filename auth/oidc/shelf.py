@@ -5,6 +5,7 @@ Only what can be fetched again lies here; nothing on it decides a right (login s
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ STALE = 86_400.0
 RETRY = 30.0
 
 _here: dict[str, tuple[float, Any]] = {}
+_asking = threading.Lock()
 
 
 def document(kind: str, url: str, load: Callable[[], dict[str, Any]], *, renew: bool = False) -> dict[str, Any]:
@@ -62,7 +64,8 @@ def _recall(key: str) -> tuple[float, dict[str, Any] | None]:
     if entry is None:
         return 0.0, None
     at, value = entry
-    return max(time.time() - at, 0.0), value
+    age = max(time.time() - at, 0.0)
+    return (age, value) if age < STALE else (0.0, None)
 
 
 def _keep(key: str, value: dict[str, Any]) -> None:
@@ -88,8 +91,9 @@ def _may_ask(key: str) -> bool:
         return bool(cache.add(gate, 1, RETRY))
     except Exception as error:
         log.warning("cache away", error=type(error).__name__)
-    at, _ = _here.get(gate, (0.0, None))
-    if time.time() - at < RETRY:
-        return False
-    _here[gate] = (time.time(), None)
-    return True
+    with _asking:
+        at, _ = _here.get(gate, (0.0, None))
+        if time.time() - at < RETRY:
+            return False
+        _here[gate] = (time.time(), None)
+        return True

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from auth.oidc.errors import LoginError, ProviderFailed, ProviderSlow
 from auth.providers import Provider
 from tests.auth.conftest import Browser, forget, reason
 from tests.auth.hostile_op import MISSING, HostileOP, Reply
+from tests.gateway.authority import Authority
 
 pytestmark = pytest.mark.django_db
 
@@ -208,9 +212,39 @@ def test_a_name_that_leads_to_a_private_address_is_refused_before_a_byte_is_sent
             assert connection.recv(100) == b""
 
 
-def test_an_unknown_certificate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert http._tls().verify_mode is ssl.CERT_REQUIRED
-    assert http._tls().check_hostname
+@pytest.mark.parametrize(
+    ("host", "trusted", "status"),
+    [("localhost", True, 200), ("localhost", False, 0), ("127.0.0.1", True, 0)],
+    ids=["known", "of an unknown authority", "of another name"],
+)
+def test_a_certificate_must_be_known_and_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, trusted: bool, status: int
+) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.pair("localhost")
+    ours = ssl.create_default_context(cafile=str(authority.path) if trusted else None)
+    monkeypatch.setattr(ssl, "create_default_context", lambda: ours)
+    http._tls.cache_clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pair.certificate, pair.key)
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "do_GET", lambda handler: handler.send_error(200))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    near = replace(PROVIDER, private_networks=(ipaddress.ip_network("127.0.0.0/8"),))
+    url = f"https://{host}:{server.server_address[1]}/"
+    try:
+        if status:
+            assert get(url, near).status == status
+        else:
+            with pytest.raises(ProviderFailed) as failed:
+                get(url, near)
+            assert failed.value.reason == "call-failed"
+    finally:
+        server.shutdown()
+        server.server_close()
+        http._tls.cache_clear()
 
 
 @pytest.mark.parametrize(
