@@ -58,7 +58,7 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
             id_token=held.id_token if provider.keeps_id_token else "",
         )
         # how somebody signed in is said by the signed token, or not at all
-        said = about_token | about_user | {"acr": proof.acr}
+        said = about_token | about_user | {"acr": about_token.get("acr")}
         self._check_assurance(said, proof.acr)
         return Answer(subject, said, proof)
 

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from structlog.testing import capture_logs
 
 from auth import providers
 from auth.models import Group, GroupRule, Identity, LoginState, Person, User
@@ -19,7 +20,7 @@ from auth.oidc.errors import ProviderSlow
 from auth.providers import Provider
 from auth.providers_file import ALGORITHMS
 from portal.audit import AuditEvent
-from tests.auth.conftest import Browser, reason, refused
+from tests.auth.conftest import Browser, forget, reason, refused
 from tests.auth.hostile_op import MISSING, HostileOP, Reply, public_jwk, rsa_key
 from tests.factories.auth import FacilityFactory
 
@@ -263,6 +264,22 @@ def test_a_provider_that_turns_into_another_is_disabled_at_once(
     assert Browser().post("/auth/demo/login/").status_code == 502, "what it said before counts no more"
     op.replies, op.discovery = {}, {}
     assert Browser().sign_in(op).status_code == 200
+
+
+def test_what_only_a_human_can_mend_is_an_error_in_the_log(op: HostileOP, browser: Browser) -> None:
+    browser.sign_in(op)
+    with capture_logs() as logs:
+        op.subject = op.subject.upper()
+        assert Browser().sign_in(op).status_code == 400
+        forget(op)
+        op.discovery = {"issuer": "https://other.example"}
+        assert Browser().post("/auth/demo/login/").status_code == 502
+    ours = [entry for entry in logs if entry["log_level"] == "error" and "provider" in entry]
+    errors = [(entry["event"], entry["provider"]) for entry in ours]
+    assert errors == [
+        ("known subject in another letter case", "demo"),
+        ("provider disabled: it announces another issuer", "demo"),
+    ]
 
 
 @pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/jwks", "/token", "/userinfo"])
