@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.auth.hostile_op import MISSING, HostileOP, base64url, public_jwk, rsa
 
 pytestmark = pytest.mark.django_db
 
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "<script>alert(1)</script>"
 
 
@@ -196,3 +198,14 @@ def test_every_field_in_every_wrong_shape(op: HostileOP, document: str, name: st
 
 def test_without_a_lie_it_signs_in(op: HostileOP) -> None:
     assert Liar(op, "header", "typ", "JWT").tell().status_code == 200
+
+
+def test_every_reason_is_on_the_operators_page() -> None:
+    page = (ROOT / "docs" / "operate" / "sign-in.md").read_text()
+    described = re.findall(r"`([a-z][a-z0-9_-]*…?)`", page[page.index("## When it does not work") :])
+    sources = "\n".join(path.read_text() for path in (ROOT / "auth").rglob("*.py"))
+    raised = set(re.findall(r'(?:SignIn\w+|AccountClosed|Provider\w+)\(\s*f?"([a-z][a-z_-]+)', sources))
+    assert len(raised) > 30
+    known = {word for word in described if not word.endswith("…")}
+    families = tuple(word[:-1] for word in described if word.endswith("…"))
+    assert sorted(reason for reason in raised - known if not reason.startswith(families)) == []
