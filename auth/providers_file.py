@@ -27,6 +27,9 @@ ALGORITHMS: Final = frozenset(
 )
 #: the first word of our own addresses below /auth/
 RESERVED: Final = frozenset({"account", "admin", "api", "link", "logout", "sessions", "sign-in"})
+REQUIRED: Final = ("title", "issuer", "client_id", "client_secret_file")
+#: keys of the file that are called otherwise in the code
+FIELDS: Final[Mapping[str, str]] = {"client_secret_file": "client_secret"}
 LARGEST_LOGO = 32 * 1024
 _LOGOS = {".svg": "image/svg+xml", ".png": "image/png", ".webp": "image/webp"}
 _SLUG = re.compile(r"[a-z][a-z0-9-]{0,39}")
@@ -113,11 +116,6 @@ class _Reading:
     def _wrong(self, why: str, slug: str, key: str = "") -> None:
         line = _line_of(self.text, slug, key)
         self.faults.append((line, f"{self.path}, line {line}, [{slug}]{key and ' '}{key}: {why}"))
-
-
-REQUIRED = ("title", "issuer", "client_id", "client_secret_file")
-#: keys of the file that are called otherwise in the code
-FIELDS: Final[Mapping[str, str]] = {"client_secret_file": "client_secret"}
 
 
 def _readers(folder: Path, *, demo: bool) -> dict[str, Reader]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from django.core.cache import cache
@@ -24,6 +24,13 @@ RETRY = 30.0
 
 _here: dict[str, tuple[float, Any]] = {}
 _asking = threading.Lock()
+T = TypeVar("T")
+
+
+class Kept(NamedTuple):
+    #: seconds; negative when a clock has stepped back
+    age: float
+    document: dict[str, Any]
 
 
 def document(kind: str, url: str, load: Callable[[], dict[str, Any]], *, renew: bool = False) -> dict[str, Any]:
@@ -32,9 +39,9 @@ def document(kind: str, url: str, load: Callable[[], dict[str, Any]], *, renew: 
     `renew` asks for a new one before its time; a provider is asked again at most once in 30 s whatever arrives.
     """
     key = key_of(kind, url)
-    age, kept = _recall(key)
-    if kept is not None and ((age < FRESH and not renew) or not _may_ask(key)):
-        return kept
+    kept = _recall(key)
+    if kept is not None and ((kept.age < FRESH and not renew) or not _may_ask(key)):
+        return kept.document
     if kept is None:
         _may_ask(key)
     try:
@@ -46,7 +53,7 @@ def document(kind: str, url: str, load: Callable[[], dict[str, Any]], *, renew: 
         if kept is None:
             raise
         log.error("provider out of order, going on with what it said before", url=url, reason=error.reason)
-        return kept
+        return kept.document
     _keep(key, fresh)
     return fresh
 
@@ -55,45 +62,44 @@ def key_of(kind: str, url: str) -> str:
     return f"oidc:{kind}:{digest(url)}"
 
 
-def _recall(key: str) -> tuple[float, dict[str, Any] | None]:
-    try:
-        entry = cache.get(key)
-    except Exception as error:  # whatever the cache's client raises: it only makes things fast
-        log.warning("cache away", error=type(error).__name__)
-        entry = _here.get(key)
+def _recall(key: str) -> Kept | None:
+    entry = _shared(lambda: cache.get(key), lambda: _here.get(key))
     if entry is None:
-        return 0.0, None
-    at, value = entry
-    age = max(time.time() - at, 0.0)
-    return (age, value) if age < STALE else (0.0, None)
+        return None
+    at, document = entry
+    kept = Kept(time.time() - at, document)
+    return kept if kept.age < STALE else None
 
 
-def _keep(key: str, value: dict[str, Any]) -> None:
-    _here[key] = (time.time(), value)
-    try:
-        cache.set(key, (time.time(), value), STALE)
-    except Exception as error:
-        log.warning("cache away", error=type(error).__name__)
+def _keep(key: str, document: dict[str, Any]) -> None:
+    _here[key] = entry = (time.time(), document)
+    _shared(lambda: cache.set(key, entry, STALE), lambda: None)
 
 
 def _drop(key: str) -> None:
     _here.pop(key, None)
-    try:
-        cache.delete(key)
-    except Exception as error:
-        log.warning("cache away", error=type(error).__name__)
+    _shared(lambda: cache.delete(key), lambda: False)
 
 
 def _may_ask(key: str) -> bool:
     """Take the one permission to ask within RETRY seconds."""
     gate = f"{key}:asked"
-    try:
-        return bool(cache.add(gate, 1, RETRY))
-    except Exception as error:
-        log.warning("cache away", error=type(error).__name__)
+    return _shared(lambda: bool(cache.add(gate, 1, RETRY)), lambda: _may_ask_here(gate))
+
+
+def _may_ask_here(gate: str) -> bool:
     with _asking:
-        at, _ = _here.get(gate, (0.0, None))
+        at, _ = _here.get(gate, (-RETRY, None))
         if time.time() - at < RETRY:
             return False
         _here[gate] = (time.time(), None)
         return True
+
+
+def _shared(ask: Callable[[], T], otherwise: Callable[[], T]) -> T:
+    """Ask the shared cache, or do without: it only makes things fast."""
+    try:
+        return ask()
+    except Exception as error:  # whatever the cache's client raises
+        log.warning("cache away", error=type(error).__name__)
+        return otherwise()

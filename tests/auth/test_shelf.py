@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.core.cache.backends.locmem import LocMemCache
+from structlog.testing import capture_logs
 
 from auth.oidc import shelf
 from auth.oidc.errors import ProviderDisabled, ProviderFailed
@@ -115,6 +116,31 @@ def test_an_old_one_serves_while_the_provider_fails_and_no_longer_than_a_day(pro
         provider.say()
     provider.fault = None
     assert provider.say() == 5
+
+
+def test_nobody_is_asked_for_a_new_one_unless_told_to(provider: Provider, clock: Clock) -> None:
+    for _ in range(3):
+        clock.now += 60
+        assert shelf.document("jwks", URL, provider.load) == {"said": 1}
+
+
+def test_that_an_old_one_serves_is_an_error_in_the_log(provider: Provider, clock: Clock) -> None:
+    provider.say()
+    clock.now += 3600
+    provider.fault = ProviderFailed("http-503")
+    with capture_logs() as logs:
+        provider.say()
+    (error,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert (error["url"], error["reason"]) == (URL, "http-503")
+    assert error["event"] == "provider out of order, going on with what it said before"
+
+
+def test_a_cache_that_is_away_is_a_warning(provider: Provider, request: pytest.FixtureRequest) -> None:
+    with capture_logs() as logs:
+        provider.say()
+    warnings = [(entry["event"], entry["error"]) for entry in logs if entry["log_level"] == "warning"]
+    away = "no cache" in request.node.callspec.id
+    assert warnings == ([("cache away", "ConnectionError")] * 3 if away else [])
 
 
 def test_without_an_old_one_its_failure_is_told_each_time(provider: Provider) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from structlog.testing import capture_logs
 
 from auth.oidc import keys, shelf, tokens
 from auth.oidc.discovery import Metadata
@@ -412,6 +413,15 @@ def test_what_is_no_list_of_keys_has_none(monkeypatch: pytest.MonkeyPatch, liste
     assert keys.suitable(PROVIDER, METADATA, {"alg": "RS256"}) == []
     monkeypatch.setattr(shelf, "document", lambda *_, **__: {})
     assert keys.suitable(PROVIDER, METADATA, {"alg": "RS256"}) == []
+
+
+def test_a_key_that_is_none_is_a_warning(announced: list[Any]) -> None:
+    announced[:] = [{"kty": "RSA", "n": 5}, public_jwk(rsa_key())]
+    with capture_logs() as logs:
+        assert len(keys.suitable(PROVIDER, METADATA, {"alg": "RS256"})) == 1
+    (warning,) = logs
+    assert (warning["event"], warning["log_level"]) == ("unusable key of a provider", "warning")
+    assert warning["error"].endswith("Error")
 
 
 def test_short_keys_do_not_serve(announced: list[Any]) -> None:
