@@ -136,8 +136,10 @@ def live_memberships() -> QuerySet[Any]:
 
 def held_by(user: User | Any) -> list[Held]:
     """Return every role that the user holds now, by grant or in a group; one statement. Nobody suspended holds one."""
-    if not user.is_authenticated or not user.may_sign_in:
-        return []
+    return _holdings(user) if user.is_authenticated and user.may_sign_in else []
+
+
+def _holdings(user: User) -> list[Held]:
     granted = live_grants().filter(user=user)
     in_groups = live_memberships().filter(user=user)
     facility, in_group = ("facility_id", "facility__slug", "facility__name"), "group__roles__facility__"
@@ -168,6 +170,22 @@ def may(user: User | Any, action: str, facility: Facility | Where | None = SOMEW
 def require(user: User | Any, action: str, facility: Facility | Where | None = SOMEWHERE) -> None:
     """Raise `Forbidden` unless `may`."""
     if not may(user, action, facility):
+        raise Forbidden
+
+
+def may_over(by: User | Any, action: str, user: User) -> bool:
+    """Tell whether somebody may do this to a user, who belongs to no one facility.
+
+    One who may on the whole portal; else one who may where the user is a person and has no role that reaches further.
+    """
+    places = {person.facility for person in user.persons.select_related("facility")}
+    beyond = {held.facility for held in _holdings(user)}
+    return may(by, action, None) or any(may(by, action, place) and beyond <= {place} for place in places)
+
+
+def require_over(by: User | Any, action: str, user: User) -> None:
+    """Raise `Forbidden` unless `may_over`."""
+    if not may_over(by, action, user):
         raise Forbidden
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY, login, user_logged_in
-from django.db import transaction
 from django.http import HttpRequest
 from django.middleware.csrf import rotate_token
 
@@ -74,24 +73,22 @@ def end_session(session: Session, *, by: User | None = None) -> bool:
 
 def suspend(user: User, *, by: User, reason: str) -> None:
     """Take everything from a user at once: sessions, tokens, open connections. Reversible by `reinstate`."""
-    roles.require(by, "suspend-user")
-    with transaction.atomic():
+    with audit.attempt("user_suspended", actor=by, about=("user", user.uid), reason=reason) as detail:
+        roles.require_over(by, "suspend-user", user)
         changed = User.objects.filter(pk=user.pk, suspended_at__isnull=True).update(
             suspended_at=Now(), suspended_reason=reason[:200], updated_at=Now()
         )
         if not changed:
             raise Conflict("This user is suspended already.")
-        ended = access.end(Session.objects.filter(user=user))
-        audit.record("user_suspended", actor=by, about=("user", user.uid), reason=reason, sessions=len(ended))
+        detail["sessions"] = len(access.end(Session.objects.filter(user=user)))
 
 
 def reinstate(user: User, *, by: User) -> None:
     """Let a suspended user sign in again; ended sessions stay ended."""
-    roles.require(by, "suspend-user")
-    with transaction.atomic():
+    with audit.attempt("user_reinstated", actor=by, about=("user", user.uid)):
+        roles.require_over(by, "suspend-user", user)
         changed = User.objects.filter(pk=user.pk, suspended_at__isnull=False).update(
             suspended_at=None, suspended_reason="", updated_at=Now()
         )
         if not changed:
             raise Conflict("This user is not suspended.")
-        audit.record("user_reinstated", actor=by, about=("user", user.uid))

@@ -117,22 +117,21 @@ def attempt(
     actor: Actor | None,
     about: tuple[str, object] | None = None,
     on_behalf_of: Actor | None = None,
+    reason: str = "",
     **detail: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Do one privileged act in a transaction: leaves one row, of the deed or of the refusal and why.
+    """Do one privileged act in a transaction: leaves one row, of the deed or of the refusal and its code.
 
     What becomes known on the way is put into the detail that is yielded.
     """
+    whom: dict[str, Any] = {"actor": actor, "about": about, "on_behalf_of": on_behalf_of}
     try:
         with transaction.atomic():
             yield detail
-            record(action, actor=actor, about=about, on_behalf_of=on_behalf_of, **detail)
+            record(action, **whom, reason=reason, **detail)
     except (PortalError, ValidationError) as error:
-        reason = error.code if isinstance(error, PortalError) else "not-valid"
-        refused = AuditEvent.Result.REFUSED
-        record(
-            action, actor=actor, about=about, on_behalf_of=on_behalf_of, result=refused, reason=str(reason), **detail
-        )
+        code = error.code if isinstance(error, PortalError) else "not-valid"
+        record(action, **whom, result=AuditEvent.Result.REFUSED, reason=str(code), **detail)
         raise
 
 

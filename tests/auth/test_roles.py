@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from django.db.models import OuterRef, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from auth import services
 from auth.models import Facility, RoleGrant, User
 from auth.roles import (
     FOR_GOOD,
@@ -26,12 +28,14 @@ from auth.roles import (
     may_grant,
     may_in_sql,
     may_on_instance,
+    may_over,
     require,
     until_in_sql,
 )
+from portal.audit import AuditEvent
 from portal.lib.clock import Now, now
 from portal.lib.errors import Forbidden
-from tests.factories.auth import FacilityFactory, RoleGrantFactory, UserFactory
+from tests.factories.auth import FacilityFactory, PersonFactory, RoleGrantFactory, UserFactory
 from tests.factories.rights import GroupFactory, GroupMemberFactory, GroupRoleFactory
 
 pytestmark = pytest.mark.django_db
@@ -147,7 +151,7 @@ def test_a_suspended_operator_may_nothing() -> None:
     assert not may(user, "open-admin")
 
 
-# ---- nobody grants what they lack ----
+# ---- over somebody ----
 HERE, THERE, EVERYWHERE = "here", "there", None
 PLACES = [HERE, THERE, EVERYWHERE]
 HOLDINGS = st.lists(st.tuples(st.sampled_from(list(Role)), st.sampled_from(PLACES)), max_size=4, unique=True)
@@ -158,6 +162,53 @@ def places() -> dict[str | None, Facility | None]:
     return {HERE: FacilityFactory(), THERE: FacilityFactory(), EVERYWHERE: None}
 
 
+@pytest.mark.parametrize(
+    ("by", "person", "held", "allowed"),
+    [
+        ("everywhere", None, [], True),
+        ("everywhere", None, [None], True),
+        ("here", None, [], False),
+        ("here", "here", [], True),
+        ("here", "there", [], False),
+        ("here", "here", ["here"], True),
+        ("here", "here", ["there"], False),
+        ("here", "here", ["here", "there"], False),
+        ("here", "here", [None], False),
+        ("there", "here", [], False),
+        (None, "here", [], False),
+    ],
+)
+@pytest.mark.parametrize("suspended", [False, True])
+def test_who_may_suspend_whom(
+    places: dict[str | None, Facility | None],
+    by: str | None,
+    person: str | None,
+    held: list[str | None],
+    suspended: bool,
+    allowed: bool,
+) -> None:
+    """An operator of one facility: its own persons, unless they have a role beyond; suspended already or not."""
+    user, who = UserFactory(suspended_at=now() if suspended else None), UserFactory()
+    if by:
+        RoleGrantFactory(user=who, facility=places[None if by == "everywhere" else by])
+    if person:
+        PersonFactory(user=user, facility=places[person])
+    for number, place in enumerate(held):
+        RoleGrantFactory(user=user, role=["staff", "admin"][number % 2], facility=places[place])
+    act = services.reinstate if suspended else functools.partial(services.suspend, reason="left")
+    assert may_over(who, "suspend-user", user) is allowed
+    if allowed:
+        act(user, by=who)
+    else:
+        with pytest.raises(Forbidden):
+            act(user, by=who)
+    event = AuditEvent.objects.get()
+    assert (event.actor_uid, event.object_id) == (who.uid, str(user.uid))
+    said = "" if suspended else "left"
+    assert (event.result, event.reason) == (("done", said) if allowed else ("refused", "forbidden"))
+
+
+# ---- nobody grants what they lack ----
 def powers_at(held: list[tuple[Role, str | None]], place: str | None) -> set[str]:
     """Reckoned from the agreed table alone."""
     there = {role.value for role, where in held if where in (None, place)}

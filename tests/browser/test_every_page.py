@@ -130,6 +130,11 @@ class World:
                 "full": Look("/auth/signed-out/", VISITOR),
                 "error": ERRORS_OF_ALL,
             },
+            "/auth/person/": {
+                "empty": Look("/auth/person/", VISITOR),
+                "full": Look("/auth/person/"),
+                "error": "a wrong code is answered as an unknown page is",
+            },
             "/auth/account/": {
                 "empty": Look("/auth/account/", NEW),
                 "full": Look("/auth/account/"),

@@ -51,6 +51,8 @@ class Target:
     first: tuple[str, ...]
     then: tuple[str, ...] = ()
     database: bool = False
+    #: Django loads it when it starts, which each mutant therefore does by itself
+    early: bool = False
 
     @property
     def path(self) -> Path:
@@ -66,6 +68,7 @@ TARGETS = (
         ("tests/auth/test_roles.py", "-k", "not python_and_sql and not lack"),
         ("tests/auth/test_roles.py", "tests/auth/test_groups.py"),
         database=True,
+        early=True,
     ),
     Target("instances.lifecycle", ("tests/instances/test_lifecycle.py", "-k", "not history")),
     Target("experiments.pids", ("tests/experiments/test_pids.py", "-k", "not reading_any and not slow and not case")),
@@ -160,11 +163,12 @@ def _prepare(target: Target) -> None:
         _start()
         os.environ["PYTEST_XDIST_WORKER"] = "mutation"  # says that the servers run
         os.environ["DJANGO_SETTINGS_MODULE"] = "portal.settings"
-        import django
+        if not target.early:
+            import django
 
-        django.setup()
-        for name in BESIDE:
-            importlib.import_module(name)
+            django.setup()
+            for name in BESIDE:
+                importlib.import_module(name)
     gc.freeze()
     if target.module in sys.modules:
         raise RuntimeError(f"{target.module} was loaded too early to be made wrong")
