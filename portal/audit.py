@@ -39,7 +39,11 @@ origin: contextvars.ContextVar[Origin] = contextvars.ContextVar("audit_origin", 
 
 
 class AuditEvent(models.Model):
-    """One act. Rows are only ever inserted (a database trigger refuses UPDATE and DELETE)."""
+    """One act. Rows are only ever inserted: a database trigger refuses UPDATE and DELETE.
+
+    It lets through what takes a person away and leaves the act: an address older than 30 days becomes empty, and names
+    become `deleted-…` when their owner is erased (auth/erasure.py, auth/retention.py).
+    """
 
     class Result(models.TextChoices):
         DONE = "done"
@@ -67,6 +71,7 @@ class AuditEvent(models.Model):
         indexes = [
             models.Index(fields=["actor_uid", "-id"], name="audit_actor"),
             models.Index(fields=["object_type", "object_id"], name="audit_object"),
+            models.Index(fields=["for_uid", "-id"], condition=models.Q(for_uid__isnull=False), name="audit_for"),
             models.Index(fields=["identity", "-id"], condition=~models.Q(identity=""), name="audit_identity"),
             models.Index(
                 fields=["address", "action", "at"], condition=models.Q(result="refused"), name="audit_refused_from"
@@ -89,7 +94,7 @@ def record(
 ) -> AuditEvent:
     """Write one row for one act; `about` is (kind, public id). Inside a transaction it stands or falls with the act.
 
-    Never pass secrets or claims in `detail`.
+    Never pass secrets, claims or anybody's name in `detail` or `reason`: they stay when their owner is erased.
     """
     where = origin.get()
     kind, key = about or ("", "")
