@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -24,22 +24,10 @@ from experiments.models import Experiment
 from instances import presentation, services
 from instances.models import Instance, InstanceQuerySet, Plan
 from portal.lib.errors import NotFound
+from portal.lib.strict import Strict
 
 #: most experiments one instance is made for
 MOST_EXPERIMENTS = 500
-#: unknown fields that an answer names
-MOST_UNKNOWN = 10
-
-
-class Strict(serializers.Serializer[Any]):
-    """Refuses what it does not know: a misspelt or forbidden field is an error, never silently dropped."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            unknown = sorted(str(name)[:60] for name in set(data) - set(self.fields))[:MOST_UNKNOWN]
-            if unknown:
-                raise serializers.ValidationError({name: ["This field is not known here."] for name in unknown})
-        return super().to_internal_value(data)
 
 
 class _Uuid(serializers.UUIDField):
