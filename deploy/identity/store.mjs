@@ -39,8 +39,11 @@ export class Store {
     entries.delete(this.key(id));
   }
 
+  /** Of this model alone: an interaction names its grant too, and outlives it when another account signs in. */
   async revokeByGrantId(grantId) {
-    for (const [key, { payload }] of entries) if (payload.grantId === grantId) entries.delete(key);
+    for (const [key, { payload }] of entries) {
+      if (key.startsWith(`${this.model}:`) && payload.grantId === grantId) entries.delete(key);
+    }
   }
 
   read(key) {
