@@ -47,6 +47,12 @@ def remember_erased(identity: Identity, *, suspended: bool) -> None:
     )
 
 
+def is_barred(issuer: str, subject: str) -> bool:
+    """Tell whether this was the identity of somebody who was suspended when they were erased."""
+    erased = ErasedIdentity.objects.filter(key_hash__in=_hashes(issuer, subject), expires_at__gt=Now())
+    return erased.filter(suspended=True).exists()
+
+
 def _hashes(issuer: str, subject: str) -> list[str]:
     """By the present key first, then by those it has replaced; letter case makes nobody else of somebody."""
     keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
@@ -72,8 +78,7 @@ def _find(provider: Provider, subject: str) -> Identity | None:
 
 
 def _make(provider: Provider, subject: str, profile: Profile) -> Identity | None:
-    erased = ErasedIdentity.objects.filter(key_hash__in=_hashes(provider.issuer, subject), expires_at__gt=Now())
-    if erased.filter(suspended=True).exists():
+    if is_barred(provider.issuer, subject):
         raise AccountClosed("erased-while-suspended")
     try:
         with transaction.atomic():

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from django.db import transaction
 
-from auth import roles
+from auth import access, roles
 from auth.models import Facility, User
 from auth.roles import InstanceRole
 from experiments.models import Experiment
@@ -45,6 +45,8 @@ def request_instance(
     if len(idempotency_key) > _KEY_LENGTH:
         raise BadRequest("The idempotency key is longer than 64 characters.")
     account = quotas.lock_account(user)  # from here on a second request of this user waits
+    if access.active_user(user.pk) is None:  # suspended or erased since this request came in
+        raise Forbidden
     known = Instance.objects.filter(owner=user, idempotency_key=idempotency_key).first() if idempotency_key else None
     if known is not None:
         if known.state == State.DELETED:

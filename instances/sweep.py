@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import structlog
 from django.conf import settings
 
-from auth import sessions
+from auth import retention
 from instances import clouds, jobs, reconcile, transitions
 from instances.lifecycle import MOVING, Phase, State, Step
 from instances.models import GatewaySession, Home, Instance, Leftover, Provider, Ticket
@@ -170,4 +170,4 @@ def forget_expired() -> None:
     day_ago = clock.now() - timedelta(days=1)
     Ticket.objects.filter(expires_at__lt=day_ago).delete()
     GatewaySession.objects.filter(expires_at__lt=day_ago).delete()
-    sessions.forget_expired()
+    retention.forget()

@@ -1,6 +1,7 @@
 """Facilities, people, persons, sign-in, sessions, roles and API tokens (app label `accounts`)."""
 
 from auth.models.consent import Acceptance, ErasedIdentity, ErasureRequest, Policy
+from auth.models.notices import Notice
 from auth.models.people import Facility, Identity, Person, PersonLink, PosixIdentity, User, UserManager
 from auth.models.rights import Group, GroupMember, GroupRole, GroupRule, RoleGrant
 from auth.models.sessions import ApiToken, DatabaseMark, LoginState, Session, UsedLogoutToken
@@ -18,6 +19,7 @@ __all__ = [
     "GroupRule",
     "Identity",
     "LoginState",
+    "Notice",
     "Person",
     "PersonLink",
     "Policy",

@@ -59,7 +59,8 @@ class ErasureRequest(models.Model):
 
     user = models.ForeignKey(User, models.CASCADE, related_name="erasure_requests")
     outcome = models.CharField(max_length=10, choices=Outcome, default=Outcome.OPEN)
-    reason = models.CharField(max_length=500, blank=True)
+    reason = models.CharField(max_length=500, blank=True, help_text="what the person says")
+    answer = models.CharField(max_length=500, blank=True, db_default="", help_text="why not, where it was refused")
     asked_at = models.DateTimeField(db_default=Now())
     decided_at = models.DateTimeField(null=True, blank=True)
     decided_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")

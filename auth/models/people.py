@@ -6,6 +6,7 @@ import uuid
 from typing import ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
+from django.contrib.postgres.functions import RandomUUID
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower, Now
@@ -93,6 +94,7 @@ class User(AbstractBaseUser):
 class Identity(models.Model):
     """One account at one OpenID provider; (issuer, subject) never changes hands."""
 
+    uid = models.UUIDField(default=uuid.uuid4, db_default=RandomUUID(), unique=True, editable=False)
     user = models.ForeignKey(User, models.PROTECT, related_name="identities")
     provider = models.SlugField(max_length=40)
     issuer = models.CharField(max_length=255)
