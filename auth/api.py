@@ -9,7 +9,7 @@ from rest_framework import authentication, exceptions
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from auth import limits, tokens
+from auth import limits, policies, tokens
 from auth.models import ApiToken, User
 from portal import audit
 from portal.audit import AuditEvent
@@ -34,6 +34,8 @@ class TokenAuthentication(authentication.BaseAuthentication):
             limits.check("token_refused")
             audit.record("token_refused", result=AuditEvent.Result.REFUSED, reason="bad-token")
             raise exceptions.AuthenticationFailed
+        if policies.unaccepted_rules(token.user) is not None:  # sessions are asked by auth.policies.AcceptedPolicies
+            raise policies.RulesNotAccepted
         return token.user, token
 
     def authenticate_header(self, request: Request) -> str:
@@ -55,3 +57,10 @@ class HasScope(BasePermission):
             return True
         act = "read" if request.method in SAFE_METHODS else "write"
         return f"{getattr(view, 'scope', None)}:{act}" in request.auth.scopes
+
+
+class NoToken(BasePermission):
+    """For acts of people alone: a token does not make tokens, or what is lost with one would never be over."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        return not isinstance(request.auth, ApiToken)

@@ -8,7 +8,7 @@ from django.db import IntegrityError, transaction
 from django.http import HttpRequest
 from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 
-from auth import access, claims, groups, identities, persons, posix
+from auth import access, claims, groups, identities, persons, policies, posix
 from auth.models import Identity, LoginState, User
 from auth.oidc import client, discovery, tokens
 from auth.oidc.errors import SignInNotPermitted, SignInRefused
@@ -95,6 +95,9 @@ class PortalOIDCBackend(OIDCAuthenticationBackend):
                     persons.grant_configured_roles(identity.user, facility, person)
                 posix.set_from_claims(identity.user, said, provider.posix_claims)
                 groups.recompute(identity, said, profile, acr)
+                policies.honour(
+                    identity.user, provider.policy_agreements, said.get("voperson_policy_agreement"), provider.slug
+                )
         except IntegrityError:  # PostgreSQL looks at the end: a rule or facility was deleted meanwhile
             raise SignInRefused("changed-meanwhile") from None
         return identity

@@ -60,6 +60,8 @@ class Provider:
     facility_claims: Mapping[str, str] = field(default_factory=dict)
     #: names of claims where they differ from the usual: our field → theirs (auth/claims.py)
     claims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: policies that people agree to there (`voperson_policy_agreement`) → the version of our rules that each stands for
+    policy_agreements: Mapping[str, str] = field(default_factory=dict)
     #: sign out there too when somebody signs out here
     end_session: bool = True
     #: its logout wants the ID token back (`id_token_hint`), which is then kept, encrypted

@@ -26,7 +26,7 @@ ALGORITHMS: Final = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 )
 #: the first word of our own addresses below /auth/
-RESERVED: Final = frozenset({"account", "admin", "api", "link", "logout", "sessions", "sign-in"})
+RESERVED: Final = frozenset({"account", "admin", "api", "link", "logout", "person", "policies", "sessions", "sign-in"})
 REQUIRED: Final = ("title", "issuer", "client_id", "client_secret_file")
 #: keys of the file that are called otherwise in the code
 FIELDS: Final[Mapping[str, str]] = {"client_secret_file": "client_secret"}
@@ -139,6 +139,7 @@ def _readers(folder: Path, *, demo: bool) -> dict[str, Reader]:
         "facility_claims": _facility_claims,
         "claims": _claims,
         "posix_claims": _posix_claims,
+        "policy_agreements": _agreements,
         "end_session": _flag,
         "keeps_id_token": _flag,
     }
@@ -227,6 +228,12 @@ def _facility_claims(value: object) -> dict[str, str]:
     if not good:
         raise _Wrong('must be a table of claim = "slug of the facility".')
     return dict(value)  # type: ignore[call-overload]
+
+
+def _agreements(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(version, str) and version for version in value.values()):
+        raise _Wrong('must be a table of "address of the policy" = "version of the rules of use".')
+    return dict(value)
 
 
 def _claims(value: object) -> dict[str, tuple[str, ...]]:

@@ -71,6 +71,17 @@ def end_session(session: Session, *, by: User | None = None) -> bool:
     return True
 
 
+def end_other_sessions(session: Session) -> int:
+    """End all sessions of this one's user but this; return how many."""
+    with transaction.atomic():
+        ended = access.end(access.live_sessions().filter(user=session.user).exclude(pk=session.pk))
+        if session.user is not None and ended:
+            audit.record(
+                "other_sessions_ended", actor=session.user, about=("session", session.uid), sessions=len(ended)
+            )
+    return len(ended)
+
+
 def suspend(user: User, *, by: User, reason: str) -> None:
     """Take everything from a user at once: sessions, tokens, open connections. Reversible by `reinstate`."""
     with audit.attempt("user_suspended", actor=by, about=("user", user.uid), reason=reason) as detail:

@@ -85,6 +85,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "auth.middleware.SessionPolicy",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "auth.policies.AcceptedPolicies",
     "portal.middleware.Problems",
     "django_htmx.middleware.HtmxMiddleware",
 ]

@@ -17,7 +17,7 @@ from django.urls import reverse
 from mozilla_django_oidc.utils import generate_code_challenge
 from mozilla_django_oidc.views import OIDCAuthenticationCallbackView, OIDCAuthenticationRequestView
 
-from auth import claims, fresh, limits, providers, services
+from auth import claims, fresh, limits, linking, providers, services
 from auth.backends import PortalOIDCBackend
 from auth.claims import clean
 from auth.fresh import SignInNotFresh
@@ -38,8 +38,6 @@ from portal.problems import NotSignedIn, respond
 log = structlog.get_logger("auth.oidc")
 
 Intent = LoginState.Intent
-#: the session's entry with the verified identity that waits to be linked
-PENDING_LINK = "pending_link"
 
 
 class LoginView(OIDCAuthenticationRequestView):
@@ -174,7 +172,7 @@ def _hold_for_linking(request: HttpRequest, provider: Provider, attempt: LoginSt
     """Keep the other identity, which nobody is signed in by, until its owner has said yes to both."""
     answer = _fresh_answer(provider, attempt, code)
     profile = claims.profile_of(answer.said, dict(provider.claims))
-    request.session[PENDING_LINK] = {
+    request.session[linking.KEY] = {
         "provider": provider.slug,
         "issuer": provider.issuer,
         "subject": answer.subject,
