@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY, login, user_logged_in
+from django.db import transaction
 from django.http import HttpRequest
 from django.middleware.csrf import rotate_token
 

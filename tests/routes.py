@@ -6,16 +6,18 @@ import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from auth import tokens
 from auth.models import Session, User
 from experiments.models import Experiment
 from instances.models import Home, Instance
-from tests.factories.auth import UserFactory, sign_in
+from tests.factories.auth import IdentityFactory, UserFactory, sign_in
 from tests.factories.experiments import ExperimentFactory, ProposalFactory
 from tests.factories.instances import HomeFactory, InstanceFactory
 
@@ -45,7 +47,23 @@ TABLE = {
     "auth/logout/": Route("/auth/logout/", EVERYBODY, "POST"),
     "auth/signed-out/": Route("/auth/signed-out/", EVERYBODY, "GET"),
     "auth/account/": Route("/auth/account/", SIGNED_IN, "GET"),
+    "auth/account/identities/": Route("/auth/account/identities/", SIGNED_IN, "GET"),
+    "auth/account/identities/link/": Route("/auth/account/identities/link/", SIGNED_IN, "GET POST"),
+    "auth/account/identities/<uuid:uid>/unlink/": Route(
+        "/auth/account/identities/{identity}/unlink/", OWNER, "GET POST"
+    ),
+    "auth/account/sessions/": Route("/auth/account/sessions/", SIGNED_IN, "GET"),
+    "auth/account/sessions/end-others/": Route("/auth/account/sessions/end-others/", SIGNED_IN, "POST"),
     "auth/account/sessions/<uuid:uid>/end/": Route("/auth/account/sessions/{session}/end/", OWNER, "POST"),
+    "auth/account/tokens/": Route("/auth/account/tokens/", SIGNED_IN, "GET POST"),
+    "auth/account/tokens/<slug:prefix>/revoke/": Route("/auth/account/tokens/{token}/revoke/", OWNER, "GET POST"),
+    "auth/account/data/": Route("/auth/account/data/", SIGNED_IN, "GET"),
+    "auth/account/data/export/": Route("/auth/account/data/export/", SIGNED_IN, "GET POST"),
+    "auth/account/data/erasure/": Route("/auth/account/data/erasure/", SIGNED_IN, "GET POST"),
+    "auth/account/data/erasure/withdraw/": Route("/auth/account/data/erasure/withdraw/", SIGNED_IN, "POST"),
+    "auth/policies/<slug:kind>/": Route("/auth/policies/privacy/", EVERYBODY, "GET"),
+    "auth/policies/rules/accept/": Route("/auth/policies/rules/accept/", SIGNED_IN, "GET POST"),
+    "auth/policies/<slug:kind>/<str:version>/": Route("/auth/policies/privacy/{version}/", EVERYBODY, "GET"),
     "auth/person/": Route("/auth/person/", EVERYBODY, "GET POST"),
     "auth/<slug:slug>/login/": Route("/auth/{provider}/login/", EVERYBODY, "GET POST"),
     "auth/<slug:slug>/callback/": Route("/auth/{provider}/callback/", EVERYBODY, "GET"),
@@ -67,6 +85,8 @@ TABLE = {
     "proposals/<slug:facility>/<pid:identifier>": Route("/proposals/{facility}/{proposal}", OWNER, "GET"),
     "api/v1/openapi.json": Route("/api/v1/openapi.json", EVERYBODY, "GET"),
     "api/v1/me": Route("/api/v1/me", SIGNED_IN, "GET"),
+    "api/v1/tokens": Route("/api/v1/tokens", SIGNED_IN, "GET POST"),
+    "api/v1/tokens/<slug:prefix>": Route("/api/v1/tokens/{token}", OWNER, "DELETE"),
     "api/v1/experiments": Route("/api/v1/experiments", EVERYBODY, "GET"),
     "api/v1/experiments/<uuid:uid>": Route("/api/v1/experiments/{experiment}", OWNER, "GET"),
     "api/v1/instances": Route("/api/v1/instances", SIGNED_IN, "GET POST"),
@@ -108,6 +128,9 @@ UNKNOWN = {
     "session": uuid.UUID(int=1),
     "instance": uuid.UUID(int=1),
     "experiment": uuid.UUID(int=1),
+    "identity": uuid.UUID(int=1),
+    "token": "aaaaaaaaaaaa",
+    "version": "0",
     "home": "nobody-abcdef",
     "slug": "aaaaaaaaaaaaaaaa",
     "provider": "nowhere",
@@ -121,6 +144,8 @@ UNKNOWN = {
 def world() -> World:
     owner = UserFactory()
     session = sign_in(Client(), owner)
+    IdentityFactory(user=owner)
+    token, _ = tokens.issue(owner, scopes=["me:read"], lasts=timedelta(days=1))
     instance = InstanceFactory(owner=owner)
     home = HomeFactory(user=owner, provider=instance.provider)
     experiment = ExperimentFactory(proposal=ProposalFactory(facility=instance.facility))
@@ -128,6 +153,8 @@ def world() -> World:
         "session": session.uid,
         "instance": instance.uid,
         "experiment": experiment.uid,
+        "identity": session.identity.uid if session.identity else None,
+        "token": token.prefix,
         "home": home.key,
         "slug": instance.slug,
         "doi": experiment.proposal.pid_norm,

@@ -252,6 +252,7 @@ BANS = [
         ),
         {
             "auth/views.py": "what safe_next() let through",
+            "auth/account/policies.py": "what safe_next() let through",
             "experiments/views.py": "the address of a row that visible_to() returned",
         },
         fine=("redirect('instances:list')", "HttpResponseRedirect(f\"{reverse('x')}?{urlencode(query)}\")"),

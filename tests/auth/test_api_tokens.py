@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -12,10 +13,12 @@ from django.test import Client
 
 from auth import tokens
 from auth.models import ApiToken, User
+from portal.audit import AuditEvent
 from portal.lib import clock
 from portal.lib.clock import Now
 from portal.lib.errors import BadRequest
 from tests.factories.auth import FacilityFactory, PersonFactory, RoleGrantFactory, UserFactory, bearer, sign_in
+from tests.races import ROUNDS, Racers
 
 pytestmark = pytest.mark.django_db
 
@@ -151,3 +154,165 @@ def test_the_command_says_what_is_wrong() -> None:
     User.objects.update(is_active=False)
     with pytest.raises(CommandError, match="may not sign in"):
         call_command("api_token", "jana-x7")
+
+
+# ---- the page ----
+PAGE = "/auth/account/tokens/"
+
+
+def form(**more: Any) -> dict[str, Any]:
+    return {"name": "laptop", "scopes": ["me:read"], "days": "7"} | more
+
+
+@pytest.fixture
+def alice() -> User:
+    return UserFactory()
+
+
+@pytest.fixture
+def browser(alice: User) -> Client:
+    client = Client()
+    sign_in(client, alice)
+    return client
+
+
+def text_on(page: Any) -> str:
+    found = re.search(r'value="(bpt_[^"]+)"', page.text)
+    assert found, page.text
+    return found[1]
+
+
+def test_a_token_made_on_the_page_is_shown_once_and_works(browser: Client, alice: User) -> None:
+    made = browser.post(PAGE, form())
+    text = text_on(made)
+    assert "no-store" in made.headers["Cache-Control"]
+    assert Client().get(ME, headers=bearer(text)).json()["id"] == str(alice.uid)
+    again = browser.get(PAGE).text
+    assert "laptop" in again
+    assert text.rpartition("_")[2] not in again
+    assert ApiToken.objects.get().prefix in again
+    assert "never" not in again  # it was used
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": ""},
+        {"name": "x" * 101},
+        {"name": "a\x00b"},
+        {"scopes": []},
+        {"scopes": ["admin:write"]},
+        {"days": "0"},
+        {"days": "91"},
+        {"days": "soon"},
+        {"days": ""},
+    ],
+)
+def test_a_wrong_form_makes_none_and_keeps_what_was_typed(browser: Client, wrong: dict[str, Any]) -> None:
+    page = browser.post(PAGE, form(**wrong))
+    assert page.status_code == 400
+    assert "field-error" in page.text
+    assert not ApiToken.objects.exists()
+
+
+def test_revoking_asks_once_more_and_is_at_once(browser: Client, alice: User) -> None:
+    text = issued(alice)
+    prefix = ApiToken.objects.get().prefix
+    path = f"{PAGE}{prefix}/revoke/"
+    assert "Keep it" in browser.get(path).text
+    assert Client().get(ME, headers=bearer(text)).status_code == 200
+    assert browser.post(path).status_code == 302
+    assert Client().get(ME, headers=bearer(text)).status_code == 401
+    assert "revoked" in browser.get(PAGE).text
+    assert browser.post(path).status_code == 404
+    assert AuditEvent.objects.get(action="token_revoked").object_id == prefix
+
+
+def test_nobody_sees_or_revokes_anothers(browser: Client) -> None:
+    issued()
+    token = ApiToken.objects.get()
+    assert token.prefix not in browser.get(PAGE).text
+    assert browser.get(f"{PAGE}{token.prefix}/revoke/").status_code == 404
+    assert browser.post(f"{PAGE}{token.prefix}/revoke/").status_code == 404
+    assert browser.delete(f"{API}/{token.prefix}").status_code == 404
+    token.refresh_from_db()
+    assert token.revoked_at is None
+
+
+# ---- the API ----
+API = "/api/v1/tokens"
+
+
+def test_a_session_makes_lists_and_revokes(browser: Client, alice: User) -> None:
+    made = browser.post(API, {"name": "CI", "scopes": ["me:read"], "days": 90}, content_type="application/json")
+    assert made.status_code == 201
+    text = made.json()["token"]
+    assert Client().get(ME, headers=bearer(text)).json()["id"] == str(alice.uid)
+    (listed,) = browser.get(API).json()["results"]
+    assert "token" not in listed
+    assert (listed["name"], listed["scopes"], listed["last_used_at"] is None) == ("CI", ["me:read"], False)
+    assert browser.delete(f"{API}/{listed['prefix']}").status_code == 204
+    assert browser.get(API).json()["results"] == []
+    assert Client().get(ME, headers=bearer(text)).status_code == 401
+
+
+def test_a_token_makes_no_tokens_whatever_its_scopes(client: Client, alice: User) -> None:
+    text = issued(alice, tuple(tokens.SCOPES))
+    body = {"name": "more", "scopes": ["me:read"]}
+    answer = client.post(API, body, content_type="application/json", headers=bearer(text))
+    assert answer.status_code == 403
+    assert ApiToken.objects.count() == 1
+
+
+@pytest.mark.parametrize(("scopes", "reads", "revokes"), [(("tokens:read",), 200, 403), (("tokens:write",), 403, 204)])
+def test_a_token_lists_and_revokes_by_its_scopes(
+    client: Client, alice: User, scopes: tuple[str, ...], reads: int, revokes: int
+) -> None:
+    text = issued(alice, scopes)
+    assert client.get(API, headers=bearer(text)).status_code == reads
+    prefix = ApiToken.objects.get().prefix
+    assert client.delete(f"{API}/{prefix}", headers=bearer(text)).status_code == revokes
+
+
+def test_csrf_is_needed_with_a_session(alice: User) -> None:
+    strict = Client(enforce_csrf_checks=True)
+    sign_in(strict, alice)
+    assert strict.post(API, {"name": "x", "scopes": ["me:read"]}, content_type="application/json").status_code == 403
+    assert strict.post(PAGE, form()).status_code == 403
+    assert not ApiToken.objects.exists()
+
+
+# ---- limits ----
+def test_not_too_many_an_hour(browser: Client, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MOST_AN_HOUR", 2)
+    for _ in range(2):
+        issued(alice)
+    page = browser.post(PAGE, form())
+    assert page.status_code == 429
+    assert "within an hour" in page.text
+    call = browser.post(API, {"name": "x", "scopes": ["me:read"]}, content_type="application/json")
+    assert (call.status_code, call.headers["Retry-After"]) == (429, "3600")
+    ApiToken.objects.update(created_at=clock.now() - timedelta(hours=1, seconds=1))
+    assert browser.post(PAGE, form()).status_code == 200
+
+
+def test_not_too_many_at_a_time(browser: Client, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MOST", 2)
+    for _ in range(2):
+        issued(alice)
+    assert browser.post(PAGE, form()).status_code == 409
+    ApiToken.objects.update(revoked_at=Now())
+    assert browser.post(PAGE, form()).status_code == 200
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("attempt", ROUNDS)
+def test_many_at_once_are_not_more(attempt: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MOST", 3)
+    user, racers = UserFactory(), Racers(10)
+    try:
+        answers = racers.run(lambda: issued(User.objects.get(pk=user.pk)))
+    finally:
+        racers.close()
+    assert sum(isinstance(answer, str) for answer in answers) == 3, answers
+    assert ApiToken.objects.count() == 3

@@ -13,7 +13,7 @@ from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
-from auth import fresh, providers
+from auth import fresh, linking, providers
 from auth.models import Identity, LoginState, Session, User
 from auth.oidc import states, views
 from portal.audit import AuditEvent
@@ -176,7 +176,7 @@ def test_a_provider_must_say_that_it_was_just_now(
     back = browser.get(f"/auth/{asked_op.slug}/callback/", asked_op.authorize(leads_to(started)))
     assert (back.status_code, reason()) == (400, why)
     row = Session.objects.get()
-    assert (row.authenticated_at, views.PENDING_LINK in row.data) == (before, False)
+    assert (row.authenticated_at, linking.KEY in row.data) == (before, False)
 
 
 def test_another_account_of_the_same_provider_is_refused(op: HostileOP, stale: Browser) -> None:
@@ -293,7 +293,7 @@ def test_another_identity_waits_in_the_session_and_signs_nobody_in(
     back = browser.get("/auth/other/callback/", other_op.authorize(leads_to(started)))
     assert leads_to(back) == confirm
     after = Session.objects.get()
-    pending = after.data[views.PENDING_LINK]
+    pending = after.data[linking.KEY]
     at = datetime.fromisoformat(pending.pop("at"))
     assert timedelta() <= clock.now() - at < timedelta(minutes=1)
     assert pending == {

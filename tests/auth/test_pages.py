@@ -6,6 +6,7 @@ import pytest
 from django.test import Client
 
 from auth.models import Session
+from portal.audit import AuditEvent
 from tests.factories.auth import FacilityFactory, IdentityFactory, PersonFactory, RoleGrantFactory, UserFactory, sign_in
 
 pytestmark = pytest.mark.django_db
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.django_db
 def test_a_stranger_is_asked_to_sign_in_first(client: Client) -> None:
     response = client.get("/auth/account/")
     assert response.status_code == 302
-    assert response.headers["Location"] == "/auth/sign-in/?next=/auth/account/"
+    assert response.headers["Location"] == "/auth/sign-in/?next=%2Fauth%2Faccount%2F"
 
 
 def test_it_says_who_one_is(client: Client) -> None:
@@ -26,7 +27,6 @@ def test_it_says_who_one_is(client: Client) -> None:
     text = client.get("/auth/account/").content.decode()
     assert "Jana &lt;b&gt;Nováková" in text
     assert "not confirmed by your provider" in text
-    assert identity.subject in text
     assert "X-1001 at the user office of European XFEL (demo)" in text
     assert "operator at European XFEL (demo)" in text
 
@@ -35,10 +35,31 @@ def test_it_shows_my_sessions_and_nobody_elses(client: Client) -> None:
     user = UserFactory()
     mine, other = sign_in(client, user), sign_in(Client(), user)
     strangers = sign_in(Client(), UserFactory())
-    text = client.get("/auth/account/").content.decode()
+    text = client.get("/auth/account/sessions/").content.decode()
     assert f"/auth/account/sessions/{mine.uid}/end/" in text
     assert f"/auth/account/sessions/{other.uid}/end/" in text
     assert str(strangers.uid) not in text
+
+
+def test_this_session_is_marked_and_stands_first(client: Client) -> None:
+    user = UserFactory()
+    mine = sign_in(client, user)
+    sign_in(Client(), user)
+    text = client.get("/auth/account/sessions/").text
+    assert text.count("(this one)") == 1
+    assert text.index("(this one)") < text.index(str(mine.uid)) < text.index("the session since")
+
+
+def test_all_other_sessions_end_at_once_and_no_strangers(client: Client) -> None:
+    user, others, stranger = UserFactory(), [Client(), Client()], Client()
+    sign_in(stranger, UserFactory())
+    for browser in (client, *others):
+        sign_in(browser, user)
+    assert client.post("/auth/account/sessions/end-others/").status_code == 302
+    assert [browser.get("/api/v1/me").status_code for browser in (client, *others, stranger)] == [200, 401, 401, 200]
+    (row,) = AuditEvent.objects.filter(action="other_sessions_ended")
+    assert (row.actor_uid, row.detail) == (user.uid, {"sessions": 2})
+    assert "no other session" in client.get("/auth/account/sessions/").text
 
 
 def test_a_session_elsewhere_can_be_ended(client: Client) -> None:

@@ -88,6 +88,8 @@ def test_everything_that_may_be_said(write: Write) -> None:
     gid = "gidNumber"
     groups = "gidNumbers"
     home = "homeDirectory"
+    [sso.policy_agreements]
+    "https://aai.example/aup/1" = "1.0"
     """
     said = read(write(GOOD + more))["sso"]
     assert (
@@ -112,6 +114,7 @@ def test_everything_that_may_be_said(write: Write) -> None:
             "posix_claims": {
                 "xfel": {"uid": "uidNumber", "gid": "gidNumber", "groups": "gidNumbers", "home": "homeDirectory"}
             },
+            "policy_agreements": {"https://aai.example/aup/1": "1.0"},
         }.items()
     )
     assert providers.Provider(slug="sso", **said).pkce == "require"
@@ -120,6 +123,7 @@ def test_everything_that_may_be_said(write: Write) -> None:
 NO_LIST = 'must be a list of texts, like ["one", "two"].'
 NO_ADDRESS = "must be an address without user, query and fragment, as the discovery document has it."
 NO_ALGORITHMS = "must be a list of: ES256, ES384, ES512, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512."
+NO_AGREEMENTS = 'must be a table of "address of the policy" = "version of the rules of use".'
 NO_CLAIMS = f"must be a table of these, each with names of claims: {', '.join(TABLE)}."
 #: a line, and what is said of it
 WRONG = [
@@ -185,6 +189,8 @@ WRONG = [
     ('claims = {nickname = ["x"]}', NO_CLAIMS),
     ('claims = {name = "displayName"}', NO_LIST),
     ("claims = []", NO_CLAIMS),
+    ('policy_agreements = ["https://aai.example/aup/1"]', NO_AGREEMENTS),
+    ("policy_agreements = {x = 1}", NO_AGREEMENTS),
     ('isuer = "x"', "no such key. Is issuer meant?"),
     ('colour = "red"', "no such key. There are: algorithms, asserts_scopes, "),
 ]

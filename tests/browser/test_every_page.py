@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ import pytest
 from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from auth.models import User
+from auth import erasure, notices, policies, tokens
+from auth.models import ApiToken, User
 from auth.roles import InstanceRole
 from instances.gateway import pages as gateway_pages
 from instances.lifecycle import State
 from instances.models import Instance, Member, Plan, Quota
+from portal.lib.clock import Now
+from tests.auth.test_linking import leave, shown
 from tests.browser.test_pages import address
 from tests.factories.auth import IdentityFactory, RoleGrantFactory, UserFactory, sign_in
 from tests.factories.experiments import DatasetFactory, ExperimentFactory, ProposalFactory, join_team
@@ -55,7 +58,7 @@ CUT_OFF = """
 }).map(thing => thing.outerHTML.slice(0, 120))
 """
 
-VISITOR, NEW, ALICE, GUEST = "visitor", "newcomer", "alice", "guest"
+VISITOR, NEW, ALICE, GUEST, UNTOLD = "visitor", "newcomer", "alice", "guest", "untold"
 
 #: addresses that show no page: for programs, or only ever leading on
 NO_PAGE = {
@@ -140,6 +143,7 @@ class World:
                 "full": Look("/auth/account/"),
                 "error": ERRORS_OF_ALL,
             },
+            **self.account(),
             "/instances/": {
                 "empty": Look("/instances/", NEW),
                 "full": Look("/instances/"),
@@ -189,6 +193,75 @@ class World:
             },
         }
 
+    def account(self) -> Pages:
+        account = "/auth/account/"
+        token, revoke = tokens.valid(tokens.of(self.alice))[0], f"{account}tokens/{{token}}/revoke/"
+        only, one_of_two = (user.identities.first() for user in (User.objects.get(handle=NEW), self.alice))
+        unlink, rules = f"{account}identities/{{identity}}/unlink/", "/auth/policies/rules/"
+        return {
+            f"{account}identities/": {
+                "empty": Look(f"{account}identities/", NEW),
+                "full": Look(f"{account}identities/"),
+                "error": ERRORS_OF_ALL,
+            },
+            f"{account}identities/link/": {
+                "empty": Look(f"{account}identities/link/", NEW, 409),
+                "full": Look(f"{account}identities/link/"),
+                "error": ERRORS_OF_ALL,
+            },
+            unlink: {
+                "empty": Look(unlink.format(identity=only.uid), NEW),
+                "full": Look(unlink.format(identity=one_of_two.uid)),
+                "error": Look(unlink.format(identity=only.uid), ALICE, 404),
+            },
+            f"{account}sessions/": {
+                "empty": Look(f"{account}sessions/", NEW),
+                "full": Look(f"{account}sessions/"),
+                "error": ERRORS_OF_ALL,
+            },
+            f"{account}tokens/": {
+                "empty": Look(f"{account}tokens/", NEW),
+                "full": Look(f"{account}tokens/"),
+                "error": "what was sent wrongly is looked at in tests/browser/test_account.py",
+            },
+            revoke: {
+                "empty": "it is one question",
+                "full": Look(revoke.format(token=token.prefix)),
+                "error": Look(revoke.format(token=token.prefix), NEW, 404),
+            },
+            f"{account}data/": {
+                "empty": "something is held of everybody",
+                "full": Look(f"{account}data/"),
+                "error": ERRORS_OF_ALL,
+            },
+            f"{account}data/export/": {
+                "empty": "it is one button",
+                "full": Look(f"{account}data/export/"),
+                "error": ERRORS_OF_ALL,
+            },
+            f"{account}data/erasure/": {
+                "empty": Look(f"{account}data/erasure/", GUEST),
+                "refused": Look(f"{account}data/erasure/", NEW),
+                "full": Look(f"{account}data/erasure/"),
+                "error": ERRORS_OF_ALL,
+            },
+            "/auth/policies/privacy/": {
+                "empty": Look("/auth/policies/privacy/", VISITOR),
+                "full": Look(rules, VISITOR),
+                "error": Look("/auth/policies/cookies/", VISITOR, 404),
+            },
+            "/auth/policies/privacy/{version}/": {
+                "empty": "a version has a text",
+                "full": Look(f"{rules}1/", VISITOR),
+                "error": Look(f"{rules}9/", VISITOR, 404),
+            },
+            f"{rules}accept/": {
+                "empty": "without rules it leads on",
+                "full": Look(f"{rules}accept/?next=/instances/", UNTOLD),
+                "error": ERRORS_OF_ALL,
+            },
+        }
+
     def looks(self) -> Iterator[tuple[str, Look]]:
         for route, states in self.pages().items():
             yield from ((f"{route} ({state})", look) for state, look in states.items() if isinstance(look, Look))
@@ -233,12 +306,31 @@ def world(chromium: Browser, transactional_db: None, settings: Any, tmp_path: Pa
     RoleGrantFactory(user=alice, role="staff", facility=facility)
     QuotaFactory(scope=Quota.Scope.EVERYBODY, limit=9)
     new, guest = UserFactory(handle=NEW), UserFactory(handle=GUEST)
+    for user in (alice, new, guest, UserFactory(handle=UNTOLD)):
+        IdentityFactory(user=user)
+    _fill_account(alice, new)
     home = HomeFactory(user=alice, provider=plan.image.provider, used=10 * 2**30, measured_at=datetime.now(UTC))
     HomeFactory(user=new, provider=plan.image.provider, key=f"{home.key}-free")
     rows = {state: _row(alice, plan, home, state) for state in State if state != State.DELETED}
     rows[State.ACTIVE].experiments.set(runs)
     Member.objects.create(instance=rows[State.ACTIVE], user=guest, role=InstanceRole.GUEST)
     return World(alice, plan, rows, str(proposal.pid_norm), str(hidden.pid_norm), home.key)
+
+
+def _fill_account(alice: User, new: User) -> None:
+    """What the pages of the account show at their fullest, and rules that all but one have accepted."""
+    for number, day in ((1, 3), (2, 90)):
+        lasts = timedelta(days=day)
+        token, _ = tokens.issue(alice, scopes=tokens.SCOPES, lasts=lasts, name=f"{number} {LONG}"[:100])
+    ApiToken.objects.filter(pk=token.pk).update(revoked_at=Now())
+    notices.tell(alice, LONG * 3)
+    erasure.ask(alice, "enough")
+    admin = RoleGrantFactory(role="admin").user
+    erasure.refuse(erasure.ask(new), by=admin, answer=LONG)
+    sign_in(Client(headers={"User-Agent": LONG * 2}), alice)
+    for version in ("1", "2"):
+        policies.publish("rules", version, f"Rules of use, {LONG}", f"{LONG * 5}\n\n{LONG}")
+    User.objects.exclude(handle=UNTOLD).update(aup_version="2")
 
 
 def _row(owner: User, plan: Plan, home: Any, state: State) -> Instance:
@@ -254,13 +346,15 @@ def _row(owner: User, plan: Plan, home: Any, state: State) -> Instance:
 @pytest.fixture
 def contexts(chromium: Browser, address: str, world: World) -> Iterator[dict[str, BrowserContext]]:
     made = {}
-    for who in (VISITOR, NEW, ALICE, GUEST):
+    for who in (VISITOR, NEW, ALICE, GUEST, UNTOLD):
         made[who] = chromium.new_context(
             viewport={"width": 1280, "height": 900}, locale="en-GB", reduced_motion="reduce"
         )
         if who != VISITOR:
-            client = Client()
-            sign_in(client, User.objects.get(handle=who))
+            client, user = Client(), User.objects.get(handle=who)
+            sign_in(client, user, user.identities.first())
+            if who == ALICE:
+                leave(client, shown(f"{'y' * 120}@facility.example"))
             (name, morsel), *_ = client.cookies.items()
             url = address.replace("http:", "https:")
             cookie = {"name": name, "value": morsel.value, "url": url, "secure": True, "httpOnly": True}

@@ -24,6 +24,7 @@ from tests.factories.experiments import ExperimentFactory, ProposalFactory
 from tests.factories.instances import HomeFactory, InstanceFactory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+OF_THE_ACCOUNT = ("identities", "sessions", "tokens", "data", "export", "erasure")
 SCRIPT_FREE = {"href", "src", "action", "formaction"}
 
 
@@ -80,6 +81,11 @@ def addresses(alice: User) -> dict[str, str]:
         "home": "/",
         "sign-in": reverse("accounts:sign-in"),
         "account": reverse("accounts:account"),
+        **{
+            name: reverse(f"accounts:{name}")
+            for name in ("identities", "sessions", "tokens", "data", "export", "erasure")
+        },
+        "rules": reverse("accounts:policy", args=["rules"]),
         "experiments": reverse("experiments:list"),
         "landing": reverse("experiments:landing", kwargs={"pid": run.proposal.pid_norm}),
         "new": f"/instances/new?dois={run.proposal.pid}",
