@@ -12,7 +12,7 @@ def mark(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('instances', '0002_usage'),
+        ('instances', '0003_silent_since'),
     ]
 
     operations = [

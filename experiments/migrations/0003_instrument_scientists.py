@@ -7,7 +7,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('accounts', '0004_rules_posix'),
-        ('experiments', '0001_initial'),
+        ('experiments', '0002_experiment_words'),
     ]
 
     operations = [
