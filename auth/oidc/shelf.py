@@ -78,7 +78,7 @@ def _keep(key: str, document: dict[str, Any]) -> None:
 
 def _drop(key: str) -> None:
     _here.pop(key, None)
-    _shared(lambda: cache.delete(key), lambda: False)
+    _shared(lambda: cache.delete(key), bool)
 
 
 def _may_ask(key: str) -> bool:

@@ -16,6 +16,7 @@ from auth.oidc.errors import SignInStale
 from auth.providers import Provider
 from portal.lib.clock import Now
 from portal.lib.hashing import digest
+from tests.factories.auth import UserFactory
 from tests.races import ROUNDS, Racers
 
 pytestmark = pytest.mark.django_db
@@ -152,3 +153,19 @@ def test_first_sign_ins_at_once_in_other_letters_make_one_identity(eight: Racers
     kept = Identity.objects.get().subject
     assert {result.subject for result in results if isinstance(result, Identity)} == {kept}
     assert {str(getattr(result, "reason", "")) for result in results} - {""} == {"subject-in-another-case"}
+
+
+# ---- what an attempt is for ----
+def test_an_attempt_for_more_than_a_sign_in_is_of_one_user(session: Session) -> None:
+    alice, bob = UserFactory(), UserFactory()
+    for intent in (LoginState.Intent.LINK, LoginState.Intent.REAUTH):
+        Session.objects.filter(pk=session.pk).update(user=alice)
+        session.refresh_from_db()
+        begun = [states.begin(session, "sso", "/", intent, alice) for _ in range(2)]
+        taken = states.consume(session, "sso", begun[0].state)
+        assert (taken.intent, taken.user) == (intent, alice)
+        session.user = bob
+        assert refused(session, "sso", begun[1].state) == "state-of-another-user"
+        session.user = None
+        nobodys = states.begin(session, "sso", "/", intent)
+        assert refused(session, "sso", nobodys.state) == "state-of-another-user"

@@ -80,12 +80,10 @@ TARGETS = (
         database=True,
     ),
     Target("instances.transitions", ("tests/instances/test_transitions.py",), database=True),
-    Target("auth.providers_file", ("tests/auth/test_providers_file.py",)),
     Target("auth.oidc.tokens", ("tests/auth/test_tokens.py",)),
     Target("auth.oidc.keys", ("tests/auth/test_tokens.py",)),
     Target("auth.oidc.shelf", ("tests/auth/test_shelf.py",), database=True),
     Target("auth.oidc.states", ("tests/auth/test_states.py",), database=True),
-    Target("auth.issuers", ("tests/auth/test_move_issuer.py",), database=True),
     Target("auth.fresh", ("tests/auth/test_fresh.py",), database=True),
     Target("auth.oidc.logout", ("tests/auth/test_logout.py",), database=True),
     Target(
