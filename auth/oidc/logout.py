@@ -43,9 +43,7 @@ def logout(request: HttpRequest) -> HttpResponse:
         return _signed_out(request, provider)
     state = random_secret()
     response = move_on(request, _at_provider(provider, endpoint, state, id_token), "You are signed out here")
-    response.set_cookie(
-        STATE_COOKIE, state, max_age=STATE_SECONDS, secure=True, httponly=True, samesite="Lax", path="/"
-    )
+    response.set_cookie(STATE_COOKIE, state, max_age=STATE_SECONDS, secure=True, httponly=True, samesite="Lax")
     return response
 
 
@@ -56,7 +54,7 @@ def signed_out(request: HttpRequest) -> HttpResponse:
         return HttpResponseRedirect(reverse("home"))
     sent, kept_here = request.GET.get("state", ""), request.COOKIES.get(STATE_COOKIE, "")
     response = _signed_out(request, None, there_too=bool(kept_here) and same(sent, kept_here))
-    response.delete_cookie(STATE_COOKIE, path="/", samesite="Lax")
+    response.delete_cookie(STATE_COOKIE, samesite="Lax")
     return response
 
 

@@ -154,6 +154,10 @@ def test_a_link_to_that_page_signs_nobody_out_and_tells_nobody_so(op: HostileOP,
     assert browser.is_signed_in()
 
 
+def test_that_page_is_only_looked_at(browser: Browser) -> None:
+    assert browser.post("/auth/signed-out/").status_code == 405
+
+
 def test_the_cookie_with_the_state_is_the_browsers_alone(with_end: HostileOP, browser: Browser) -> None:
     browser.sign_in(with_end)
     morsel = browser.post("/auth/logout/").cookies[logout.STATE_COOKIE]
