@@ -44,6 +44,8 @@ def test_signing_out_goes_on_to_the_provider(with_end: HostileOP, browser: Brows
         "client_id": with_end.client_id,
         "post_logout_redirect_uri": f"{settings.PORTAL_URL}/auth/signed-out/",
     }
+    assert "<h1>You are signed out here</h1>" in response.text
+    assert browser.cookies["__Host-sid"].value == ""
     assert Session.objects.get().ended_at is not None
     assert not browser.is_signed_in()
 
@@ -126,7 +128,8 @@ def test_the_way_back_knows_its_own_state(with_end: HostileOP, browser: Browser)
     back = browser.get("/auth/signed-out/", {"state": state})
     assert back.status_code == 200
     assert "signed out at your sign-in provider too" in back.text
-    assert browser.cookies[logout.STATE_COOKIE].value == ""
+    gone = back.cookies[logout.STATE_COOKIE]
+    assert (gone.value, gone["path"], gone["samesite"]) == ("", "/", "Lax")
     assert "provider too" not in browser.get("/auth/signed-out/", {"state": state}).text
 
 

@@ -260,32 +260,6 @@ def test_a_lost_message_keeps_no_right(begin: Begin, monkeypatch: pytest.MonkeyP
     assert other.goes_on()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_how_long_it_takes(begin: Begin, redis: Redis, capsys: pytest.CaptureFixture[str]) -> None:
-    """Prints what docs/reference/performance.md quotes: from the act to the last socket's end, in seconds."""
-    endings: list[Ending] = [log_out, told_by_the_provider, suspend]
-    visits = begin(len(endings) * 24)
-    lines = []
-    for bus_is, count in (("up", 20), ("away", 4)):
-        if bus_is == "away":
-            redis.stop()
-        for end in endings:
-            took = []
-            for _ in range(count):
-                visit = visits.pop()
-                began = time.monotonic()
-                end(visit)
-                visit.ends(began)
-                took.append(time.monotonic() - began)
-            took.sort()
-            lines.append(
-                f"bus {bus_is}, {end.__name__}: median {took[count // 2]:.2f}, slowest of {count} {took[-1]:.2f}"
-            )
-    with capsys.disabled():
-        print("", *lines, sep="\n")
-
-
 def test_of_two_gateways_redeeming_one_ticket_one_wins(begin: Begin) -> None:
     (visit,) = begin(1)
     for _ in range(3):
