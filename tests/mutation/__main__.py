@@ -92,7 +92,12 @@ TARGETS = (
         ("tests/auth/test_backchannel.py", "-k", "eight_times"),
         database=True,
     ),
-    Target("auth.sessions", ("tests/auth/test_sessions.py",), database=True),
+    Target(
+        "auth.sessions",
+        ("tests/auth/test_sessions.py",),
+        ("tests/auth/test_fresh.py", "tests/auth/test_sign_in.py", "tests/auth/test_logout.py"),
+        database=True,
+    ),
 )
 
 
