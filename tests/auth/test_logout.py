@@ -50,6 +50,12 @@ def test_signing_out_goes_on_to_the_provider(with_end: HostileOP, browser: Brows
     assert not browser.is_signed_in()
 
 
+def test_an_address_without_a_query_gets_one(op: HostileOP, browser: Browser) -> None:
+    op.discovery = {"end_session_endpoint": f"{op.issuer}/end"}
+    browser.sign_in(op)
+    assert leads_to(browser.post("/auth/logout/")).startswith(f"{op.issuer}/end?client_id=")
+
+
 def test_the_session_here_has_ended_before_the_provider_is_asked_anything(
     with_end: HostileOP, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
