@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -23,8 +24,14 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from auth.providers import Provider
 
-#: as the value of a field: leave the field out
-MISSING = object()
+
+class Missing(Enum):
+    """As the value of a field: leave the field out. An enum, as its name is the same in each worker of the tests."""
+
+    MISSING = "missing"
+
+
+MISSING = Missing.MISSING
 
 
 @cache
