@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.contrib.admin.models import LogEntry
 from django.db.models import Q
 
 from auth.models import (
@@ -19,7 +20,7 @@ from auth.models import (
     Session,
     User,
 )
-from auth.registry import Rows, delete, hold
+from auth.registry import Rows, delete, exempt, hold
 from portal.audit import AuditEvent
 
 GOES = "deleted"
@@ -46,6 +47,7 @@ def register() -> None:
         of=lambda user: User.objects.filter(pk=user.pk),
         fate="a tombstone stays: the id, and “deleted-…” for handle and name",
     )
+    exempt(LogEntry, "Django's own log of its admin, in which nothing is ever written: the audit log is ours")
     _who()
     _rights()
     _sign_ins()

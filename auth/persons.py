@@ -131,6 +131,10 @@ def withdraw_link(link: PersonLink, by: User) -> None:
             raise Conflict("This link was used or withdrawn already.")
 
 
+def open_links(person: Person) -> QuerySet[PersonLink]:
+    return _open(PersonLink.objects.filter(person=person))
+
+
 def redeem(user: User, token: str) -> Person:
     """Make a signed-in user the person that a link is for. Of many at once one succeeds; a refusal spends nothing."""
     link = PersonLink.objects.select_related("person__facility").filter(token_hash=hashing.digest(token)).first()

@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import reverse
 
+from auth import roles
 from auth.models import Acceptance, Policy, User
 from portal import audit
 from portal.lib.clock import Now
@@ -60,12 +61,13 @@ def honour(user: User, agreements: Mapping[str, str], said: Any, provider: str) 
 
 def publish(kind: str, version: str, title: str, text: str, *, by: User | None = None) -> Policy:
     """Put a new version in force, now and for ever: what was published is never changed."""
-    with transaction.atomic():
+    with audit.attempt("policy_published", actor=by, about=("policy", version), kind=kind):
+        if by is not None:
+            roles.require(by, "manage-policies", None)
         if Policy.objects.filter(kind=kind, version=version).exists():
             raise Conflict(f"There is a version {version} already.")
         policy = Policy.objects.create(kind=kind, version=version, title=title, text=text)
         Policy.objects.filter(pk=policy.pk).update(published_at=Now())
-        audit.record("policy_published", actor=by, about=("policy", version), kind=kind)
     policy.refresh_from_db()
     return policy
 

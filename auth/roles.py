@@ -7,6 +7,7 @@ clock.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, StrEnum, auto
@@ -136,10 +137,11 @@ def live_memberships() -> QuerySet[Any]:
 
 def held_by(user: User | Any) -> list[Held]:
     """Return every role that the user holds now, by grant or in a group; one statement. Nobody suspended holds one."""
-    return _holdings(user) if user.is_authenticated and user.may_sign_in else []
+    return given_to(user) if user.is_authenticated and user.may_sign_in else []
 
 
-def _holdings(user: User) -> list[Held]:
+def given_to(user: User) -> list[Held]:
+    """Return every role that somebody would hold if they were not suspended."""
     granted = live_grants().filter(user=user)
     in_groups = live_memberships().filter(user=user)
     facility, in_group = ("facility_id", "facility__slug", "facility__name"), "group__roles__facility__"
@@ -167,6 +169,14 @@ def may(user: User | Any, action: str, facility: Facility | Where | None = SOMEW
     return any(held.role in allowed and held.covers(facility) for held in held_by(user))
 
 
+def reach(held: Iterable[Held], action: str) -> frozenset[int] | None:
+    """Return the facilities (their keys) at which these roles allow an action; None: the whole portal."""
+    allowing = [one for one in held if one.role in PLATFORM[action]]
+    if any(one.facility is None for one in allowing):
+        return None
+    return frozenset(one.facility.pk for one in allowing if one.facility)
+
+
 def require(user: User | Any, action: str, facility: Facility | Where | None = SOMEWHERE) -> None:
     """Raise `Forbidden` unless `may`."""
     if not may(user, action, facility):
@@ -179,7 +189,7 @@ def may_over(by: User | Any, action: str, user: User) -> bool:
     One who may on the whole portal; else one who may where the user is a person and has no role that reaches further.
     """
     places = {person.facility for person in user.persons.select_related("facility")}
-    beyond = {held.facility for held in _holdings(user)}
+    beyond = {held.facility for held in given_to(user)}
     return may(by, action, None) or any(may(by, action, place) and beyond <= {place} for place in places)
 
 

@@ -64,12 +64,29 @@ def renew_session(request: HttpRequest, session: Session, proof: SignInProof) ->
     audit.record("login_renewed", actor=session.user, about=("session", session.uid))
 
 
-def end_session(session: Session, *, by: User | None = None) -> bool:
-    """End one session; the gateways close what hangs on it. False when it had ended already."""
+def end_session(session: Session) -> bool:
+    """End one's own session; the gateways close what hangs on it. False when it had ended already."""
     if not access.end(Session.objects.filter(pk=session.pk)):
         return False
-    audit.record("logout", actor=by or session.user, about=("session", session.uid))
+    audit.record("logout", actor=session.user, about=("session", session.uid))
     return True
+
+
+def end_session_of(user: User, session: Session, *, by: User) -> None:
+    """End a session of somebody else."""
+    with audit.attempt("session_ended", actor=by, about=("session", session.uid), on_behalf_of=user):
+        roles.require_over(by, "end-any-session", user)
+        if not access.end(Session.objects.filter(pk=session.pk, user=user)):
+            raise Conflict("This session has ended already.")
+
+
+def end_sessions_of(user: User, *, by: User) -> int:
+    """End all sessions of somebody else; return how many. They may sign in again."""
+    with audit.attempt("sessions_ended", actor=by, about=("user", user.uid), on_behalf_of=user) as detail:
+        roles.require_over(by, "end-any-session", user)
+        ended = access.end(Session.objects.filter(user=user))
+        detail["sessions"] = len(ended)
+    return len(ended)
 
 
 def end_other_sessions(session: Session) -> int:

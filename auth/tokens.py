@@ -8,6 +8,7 @@ from datetime import timedelta
 from django.db import transaction
 from django.db.models import QuerySet
 
+from auth import roles
 from auth.access import UNUSED_LATELY
 from auth.models import ApiToken, User
 from portal import audit
@@ -74,12 +75,14 @@ def _require_room(user: User) -> None:
         raise Conflict(f"You have {MOST} valid tokens.", next_step="Revoke one that is no longer needed.")
 
 
-def revoke(user: User, prefix: str) -> None:
-    """End one of the user's tokens at once; NotFound when it is not theirs or already over."""
-    with transaction.atomic():
+def revoke(user: User, prefix: str, *, by: User | None = None) -> None:
+    """End one of the user's tokens at once; NotFound when it is not theirs or already over. `by`: not the user."""
+    about = ("api-token", prefix)
+    with audit.attempt("token_revoked", actor=by or user, about=about, on_behalf_of=by and user):
+        if by is not None:
+            roles.require_over(by, "end-any-session", user)
         if not valid(of(user)).filter(prefix=prefix).update(revoked_at=Now()):
             raise NotFound
-        audit.record("token_revoked", actor=user, about=("api-token", prefix))
 
 
 def find(text: str) -> ApiToken | None:

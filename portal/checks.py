@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register, run_checks
 
+from auth.admin.networks import networks
 from auth.providers import registry
 from auth.providers_file import BadProviders
 from portal.lib import sites
@@ -31,9 +32,10 @@ _FEWEST_CHARACTERS = 10
 @register(Tags.security)
 def refuse_unsafe(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Refuse what would be unsafe; the demo may do on loopback what production may not."""
+    common = [*_keys(), *_places(), *_providers(), *_administration()]
     if settings.DEMO:
-        return _errors([*_keys(), *_places(), *_providers(), *_demo()])
-    return [*_errors([*_keys(), *_places(), *_providers(), *_production()]), *_near()]
+        return _errors([*common, *_demo()])
+    return [*_errors([*common, *_production()]), *_near(), *_door()]
 
 
 def stop_if_unsafe() -> None:
@@ -122,6 +124,25 @@ def _provider_faults() -> list[str]:
     except BadProviders as error:
         return error.faults
     return []
+
+
+def _administration() -> list[Rule]:
+    try:
+        networks(tuple(settings.ADMIN_NETWORKS))
+    except ValueError as error:
+        return [(22, True, f"ADMIN_NETWORKS: {error}.", "Write networks as 10.1.0.0/16, 2001:db8::/32.")]
+    return []
+
+
+def _door() -> list[CheckMessage]:
+    """Warn where nothing but a role guards the administration."""
+    told: list[Rule] = [
+        (20, not settings.ADMIN_NETWORKS, "/admin/ opens from everywhere.",
+         "Name the networks of your operators in ADMIN_NETWORKS."),
+        (21, not settings.ADMIN_ACR, "/admin/ opens without a second factor.",
+         "Name what your provider says of one in ADMIN_ACR, e.g. https://refeds.org/profile/mfa."),
+    ]  # fmt: skip
+    return [Warning(text, hint=hint, id=f"portal.W{number:03}") for number, wanting, text, hint in told if wanting]
 
 
 def _demo() -> list[Rule]:

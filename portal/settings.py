@@ -60,6 +60,7 @@ INSTALLED_APPS = [
     "experiments.apps.ExperimentsConfig",
     "instances.apps.InstancesConfig",
     "portal.apps.PortalConfig",
+    "django.contrib.admin.apps.SimpleAdminConfig",
     "django.contrib.contenttypes",
     "django.contrib.auth",
     "django.contrib.messages",
@@ -176,6 +177,12 @@ DEMO_PROVIDER: dict[str, Any] = (
 )
 #: the demo only, `<facility>/<person's id>=<role>`: its made-up people bring their roles
 PERSON_ROLES = env.words("PERSON_ROLES", "xfel/X-1003=operator") if DEMO else []
+
+# ---- administration ----
+#: networks from which /admin/ may be opened; none named: everywhere
+ADMIN_NETWORKS = env.words("ADMIN_NETWORKS")
+#: what a provider may say of how somebody signed in (`acr`), for /admin/ to open; none named: anything
+ADMIN_ACR = env.words("ADMIN_ACR")
 
 # ---- transport and content ----
 SECURE_CONTENT_TYPE_NOSNIFF = True

@@ -9,12 +9,14 @@ from auth import urls as account_urls
 from experiments import urls as experiment_urls
 from instances import urls as instance_urls
 from portal import health, views
+from portal.admin import site
 
 urlpatterns = [
     path("", views.home, name="home"),
     path("healthz", health.live, name="health-live"),
     path("readyz", health.ready, name="health-ready"),
     path("auth/", include("auth.urls")),
+    path("admin/", site.urls),
     path("", include("instances.urls")),
     path("", include("experiments.urls")),
     path("api/v1/openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),

@@ -22,7 +22,7 @@ from tests.factories.experiments import ExperimentFactory, ProposalFactory
 from tests.factories.instances import HomeFactory, InstanceFactory
 
 #: who gets further than a refusal
-EVERYBODY, SIGNED_IN, OWNER = "everybody", "signed in", "owner"
+EVERYBODY, SIGNED_IN, OWNER, OPERATOR = "everybody", "signed in", "owner", "operator"
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,11 @@ TABLE = {
     "auth/<slug:slug>/login/": Route("/auth/{provider}/login/", EVERYBODY, "GET POST"),
     "auth/<slug:slug>/callback/": Route("/auth/{provider}/callback/", EVERYBODY, "GET"),
     "auth/<slug:slug>/backchannel-logout/": Route("/auth/{provider}/backchannel-logout/", EVERYBODY, "POST"),
+    "admin/": Route("/admin/", OPERATOR, "GET"),
+    "admin/<slug:page>/": Route("/admin/sessions/", OPERATOR, "GET"),
+    "admin/<slug:page>/do/<slug:name>/": Route("/admin/role-grants/do/grant/", OPERATOR, "GET POST"),
+    "admin/<slug:page>/<str:key>/": Route("/admin/sessions/{session}/", OPERATOR, "GET"),
+    "admin/<slug:page>/<str:key>/<slug:name>/": Route("/admin/sessions/{session}/end/", OPERATOR, "GET POST"),
     "instances/": Route("/instances/", SIGNED_IN, "GET"),
     "instances/new": Route("/instances/new", SIGNED_IN, "GET POST"),
     "instances/<uuid:uid>/": Route("/instances/{instance}/", OWNER, "GET"),

@@ -88,5 +88,6 @@ def test_the_sign_in_page_sends_the_signed_in_on(client: Client) -> None:
 
 
 def test_there_are_no_password_pages(client: Client) -> None:
-    for path in ("/auth/login/", "/auth/password_reset/", "/accounts/login/", "/admin/login/"):
+    for path in ("/auth/login/", "/auth/password_reset/", "/accounts/login/"):
         assert client.get(path).status_code == 404
+    assert client.get("/admin/login/").headers["Location"].startswith("/auth/sign-in/")

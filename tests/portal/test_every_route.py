@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from auth.models import Session
 from instances.models import Home
 from tests.factories.auth import sign_in
-from tests.routes import OWNER, SIGNED_IN, TABLE, UNKNOWN, Route, World, browser, patterns, plain, world
+from tests.routes import OPERATOR, OWNER, SIGNED_IN, TABLE, UNKNOWN, Route, World, browser, patterns, plain, world
 
 __all__ = ["world"]  # a fixture
 
@@ -146,7 +146,9 @@ def test_what_is_anothers_answers_like_what_is_not_there(route: Route, caller: s
     assert Session.objects.filter(pk=world.session.pk, ended_at=None).exists()
 
 
-@pytest.mark.parametrize("route", [r for r in TABLE.values() if r.who == SIGNED_IN], ids=lambda route: route.address)
+@pytest.mark.parametrize(
+    "route", [r for r in TABLE.values() if r.who in (SIGNED_IN, OPERATOR)], ids=lambda route: route.address
+)
 def test_a_visitor_is_asked_to_sign_in(route: Route, world: World) -> None:
     client = browser("anonymous")
     for method in route.methods.split():

@@ -196,7 +196,11 @@ RULES: dict[str, Callable[[str, dict[str, str]], bool]] = {
     "a crash is nobody's right": lambda name, row: all(not cell.startswith("50") for cell in row.values()),
     "a suspended user is a visitor": lambda name, row: row["suspended"] == row["visitor"],
     "a role on the portal opens nobody's things": lambda name, row: (
-        "new" in name or (row["operator"] == row["stranger"] == row["admin"])
+        "new" in name or "/admin/" in name or (row["operator"] == row["stranger"] == row["admin"])
+    ),
+    "the administration is there for operators and admins alone": lambda name, row: (
+        "/admin/" not in name
+        or {cell for role, cell in row.items() if role not in (Role.OPERATOR, Role.ADMIN)} <= {"404", "sign in"}
     ),
     "a guest changes nothing": lambda name, row: row["guest"] != "done" or any(own in name for own in OWN),
     "only the owner deletes": lambda name, row: (

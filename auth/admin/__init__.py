@@ -1,0 +1,1 @@
+"""The pages for those who run the portal. Django's admin lists; every act is a service's, with its audit row."""
