@@ -124,16 +124,17 @@ def arm() -> None:
 def arm_django() -> None:
     """The same for what needs settings."""
     from django.conf import settings
-    from django.contrib.sessions.backends import base
     from django.db.backends.utils import CursorWrapper
     from django.middleware import csrf
     from redis._parsers.encoders import Encoder
     from structlog.stdlib import ProcessorFormatter
 
+    from auth import sessions
+
     for name in ("SECRET_KEY", "GATEWAY_TOKEN"):
         mark(getattr(settings, name), name)
     mark(settings.INSTANCE_KEY.decode(), "INSTANCE_KEY")
-    _wrap(base, "get_random_string", _marks("a session key"))
+    _wrap(sessions, "get_random_string", _marks("a session key"))
     _wrap(csrf, "get_random_string", _marks("a CSRF token"))
     _wrap(CursorWrapper, "_execute", _looks("the database", _of_sql))
     _wrap(CursorWrapper, "_executemany", _looks("the database", _of_sql))

@@ -60,6 +60,7 @@ def test_sign_in_and_out_in_a_browser(portal: str, page: Page) -> None:
 
     page.wait_for_url(f"{portal}/auth/account/")
     assert page.get_by_text("X-1001 at the user office of European XFEL (demo)").is_visible()
+    page.get_by_role("link", name="Sessions").click()
     assert page.get_by_text("(this one)").is_visible()
     cookies = {cookie["name"]: cookie for cookie in page.context.cookies(portal)}
     assert cookies["__Host-sid"]["httpOnly"]

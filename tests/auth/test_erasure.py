@@ -170,7 +170,7 @@ def test_nobody_starts_something_while_they_are_erased(attempt: int) -> None:
     racers = Racers(6)
     try:
         answers = racers.run(
-            lambda: verbs.request_instance(jana, plan=plan, experiments=[run], name="late"),
+            lambda: verbs.request_instance(jana, plan=plan, experiments=[run.uid], name="late"),
             lambda: erasure.erase(jana, admin),
         )
     finally:

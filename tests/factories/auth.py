@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import timedelta
 from typing import Any
 
@@ -44,7 +45,8 @@ class IdentityFactory(factory.django.DjangoModelFactory[Identity]):
     user = factory.SubFactory(UserFactory)
     provider = "demo"
     issuer = "https://provider.example"
-    subject = factory.Sequence(lambda n: f"subject-{n}@provider.example")
+    #: drawn, as several programs may fill one database
+    subject = factory.LazyFunction(lambda: f"{secrets.token_hex(8)}@provider.example")
 
 
 class PersonFactory(factory.django.DjangoModelFactory[Person]):

@@ -447,6 +447,7 @@ def test_connections_of_one_address_are_limited() -> None:
         wires = [gateway.connect() for _ in range(3)]
         gateway.until(lambda: len(gateway.gateway._clients) == 3)
         with gateway.connect() as fourth:
+            assert fourth.reply().status == 503
             assert fourth.closed
         for wire in wires:
             wire.sock.close()

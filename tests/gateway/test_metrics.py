@@ -84,7 +84,7 @@ def test_who_is_not_let_in_is_counted_by_reason() -> None:
         gateway.until(lambda: len(gateway.gateway._clients) == 2)
         for _ in range(3):
             with gateway.connect() as wire:
-                assert wire.closed
+                assert wire.to_end().startswith(b"HTTP/1.1 503 ")
         assert figures(gateway)['refused_total{reason="address"}'] == 3
         for wire in wires:
             wire.sock.close()

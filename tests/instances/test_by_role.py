@@ -72,7 +72,7 @@ def test_how_it_was_made_is_remembered(instance: Instance, visitor: User, facili
     assert instance.by_role
     experiment = ExperimentFactory(proposal=ProposalFactory(facility=facility, opened=True))
     plan = instance.plan
-    other = services.request_instance(visitor, plan=plan, experiments=[experiment], name="with data")
+    other = services.request_instance(visitor, plan=plan, experiments=[experiment.uid], name="with data")
     assert not other.by_role
 
 
@@ -321,7 +321,7 @@ def test_no_role_puts_data_into_an_instance(facility: Facility, role: Role) -> N
     user = RoleGrantFactory(role=role, facility=facility).user
     plan = PlanFactory(image__provider=ProviderFactory(facility=facility))
     with pytest.raises(NotFound):
-        services.request_instance(user, plan=plan, experiments=[experiment], name="peek")
+        services.request_instance(user, plan=plan, experiments=[experiment.uid], name="peek")
     instance = InstanceFactory(owner=user, plan=plan)
     instance.experiments.add(experiment)
     assert data_mounts(instance) == []
