@@ -69,6 +69,9 @@ def test_sign_in_and_out_in_a_browser(portal: str, page: Page) -> None:
     assert complaints == []
 
     page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("heading", name="Sign out here too?").wait_for()
+    page.get_by_role("button", name="Sign out").click()
     page.get_by_role("heading", name="You are signed out").wait_for()
+    assert page.get_by_text("signed out at your sign-in provider too").is_visible()
     page.goto(f"{portal}/auth/account/")
     assert page.get_by_role("button", name="Sign in with").is_visible()

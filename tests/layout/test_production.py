@@ -40,7 +40,7 @@ class TestLayout:
 
     def test_no_secret_stands_where_others_can_read_it(self, running: Installed) -> None:
         folder = running.facility.machine.root / "etc" / "beamport" / "secrets"
-        values = [path.read_text().strip() for path in folder.iterdir()]
+        values = [path.read_text().strip() for path in folder.rglob("*") if path.is_file()]
         values += [value.rpartition(":")[2].partition("@")[0] for value in values if "://" in value]
         assert len(values) > 7
         words = shell(running, "cat /proc/[0-9]*/cmdline /etc/beamport/beamport.env /etc/systemd/system/beamport*")
