@@ -1,6 +1,8 @@
 """Publish and subscribe over Redis. It only makes things fast: nothing is lost when a message is.
 
-Publishing goes through a bounded queue and one thread, so that a hung Redis never holds a request.
+Publishing goes through a bounded queue and one thread, so that a hung Redis never holds a request. What could not be
+said is not said again: as soon as Redis answers, everybody hears `{"reset": true}` instead and looks for himself. A
+subscriber cannot notice that alone, for a short outage leaves his own connection as it was.
 """
 
 from __future__ import annotations
@@ -22,9 +24,13 @@ GATEWAY = "beamport.gateway"
 PAGES = "beamport.pages"
 #: seconds; after so long without a word the other side is asked for one
 SILENCE = 2.0
+#: seconds between two tries to say that something was lost
+AGAIN = 1.0
 _queue: queue.Queue[Callable[[], object]] = queue.Queue(maxsize=2000)
 _start = threading.Lock()
 _thread: threading.Thread | None = None
+#: something was not said since the last reset
+_lost = threading.Event()
 
 
 def defer(job: Callable[[], object]) -> None:
@@ -33,6 +39,7 @@ def defer(job: Callable[[], object]) -> None:
     try:
         _queue.put_nowait(job)
     except queue.Full:
+        _lost.set()
         log.warning("publisher queue full, message dropped")
 
 
@@ -54,11 +61,30 @@ def _ensure_thread() -> None:
 
 def _work() -> None:
     while True:
-        job = _queue.get()
+        try:
+            job = _queue.get(timeout=AGAIN if _lost.is_set() else None)
+        except queue.Empty:
+            _say_lost()
+            continue
         try:
             job()
         except Exception as error:  # the publisher must outlive any one message
+            _lost.set()
             log.warning("could not publish", error=str(error)[:200])
+        else:
+            _say_lost()
+
+
+def _say_lost() -> None:
+    """Have all subscribers look for themselves, if something was lost and Redis is back."""
+    if not _lost.is_set():
+        return
+    _lost.clear()  # before, for a message may be dropped meanwhile
+    try:
+        for topic in (GATEWAY, PAGES):
+            _publish(topic, {"reset": True})
+    except Exception:
+        _lost.set()
 
 
 def _client() -> Any:
@@ -91,7 +117,7 @@ def notify(user_uid: object, event: dict[str, Any]) -> None:
 
 
 async def subscribe(*topics: str) -> AsyncIterator[dict[str, Any]]:
-    """Yield messages of the topics; yields `{"reset": true}` first and after each reconnect (something may be lost).
+    """Yield messages of the topics; yields `{"reset": true}` first, after each reconnect and when a publisher lost one.
 
     Never ends and never raises while Redis is away: it tries again every second. A Redis that answers no ping within
     `SILENCE` is away too, although nothing has closed the connection.

@@ -135,18 +135,19 @@ async def test_the_worker_says_once_that_it_is_away_and_once_that_it_is_back(rig
 @contextlib.contextmanager
 def full(rig: Rig) -> Iterator[None]:
     """Take every connection that the server has, those of the portal too."""
-    taken: list[psycopg.Connection[object]] = []
-    others = (
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    taken = [rig.database(application_name="hog")]
+    end_others = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend'"
         " AND application_name <> 'hog'"
     )
+    room = "SELECT current_setting('max_connections')::int"
     try:
-        theirs = True
-        while theirs:
+        all_of_them = taken[0].execute(room).fetchone()
+        while (len(taken),) != all_of_them:  # one who signs in right now stands in no list yet
+            taken[0].execute(end_others)
             with contextlib.suppress(psycopg.OperationalError):
                 while True:
                     taken.append(rig.database(application_name="hog"))
-            theirs = taken[0].execute(others).fetchone() != (0,)
         yield
     finally:
         for connection in taken:
