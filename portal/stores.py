@@ -9,7 +9,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 #: what an address may say besides (libpq's names)
-_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs", "application_name")
+_URL_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs", "application_name")
+
+#: values go to the server apart from the statement, and what is asked often is kept there, planned
+OPTIONS: dict[str, Any] = {"connect_timeout": 3, "server_side_binding": True, "prepare_threshold": 3}
 
 
 def database(url: str, sockets: Path) -> dict[str, Any]:
@@ -18,7 +21,7 @@ def database(url: str, sockets: Path) -> dict[str, Any]:
         "ENGINE": "portal.lib.postgres",
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {"connect_timeout": 3},
+        "OPTIONS": OPTIONS,
     }
     if not url:
         return base | {"NAME": "beamport", "USER": "beamport", "HOST": str(sockets)}
@@ -30,8 +33,10 @@ def database(url: str, sockets: Path) -> dict[str, Any]:
     if parts.scheme not in ("postgres", "postgresql"):
         raise ImproperlyConfigured("DATABASE_URL must look like postgresql://user:password@host:5432/name")
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    if unknown := sorted(query.keys() - {"host", *_OPTIONS}):
-        raise ImproperlyConfigured(f"DATABASE_URL says {', '.join(unknown)}; known are host, {', '.join(_OPTIONS)}.")
+    if unknown := sorted(query.keys() - {"host", *_URL_OPTIONS}):
+        raise ImproperlyConfigured(
+            f"DATABASE_URL says {', '.join(unknown)}; known are host, {', '.join(_URL_OPTIONS)}."
+        )
     host = query.pop("host", "")
     return base | {
         "NAME": unquote(parts.path.lstrip("/")),
@@ -39,7 +44,7 @@ def database(url: str, sockets: Path) -> dict[str, Any]:
         "PASSWORD": unquote(parts.password or ""),
         "HOST": unquote(parts.hostname or "") or host,
         "PORT": str(port or ""),
-        "OPTIONS": base["OPTIONS"] | query,
+        "OPTIONS": OPTIONS | query,
     }
 
 

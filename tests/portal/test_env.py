@@ -163,12 +163,12 @@ def test_a_database_address_is_taken_apart() -> None:
     assert [found[name] for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT")] == [
         *("beam", "portal", "p/w", "db.example", "5433")
     ]
-    assert found["OPTIONS"] == {"connect_timeout": 3, "sslmode": "verify-full", "sslrootcert": "/etc/ssl/site.pem"}
+    assert found["OPTIONS"] == {**stores.OPTIONS, "sslmode": "verify-full", "sslrootcert": "/etc/ssl/site.pem"}
 
 
 def test_a_database_may_be_a_unix_socket() -> None:
     found = stores.database("postgresql://beamport@/beamport?host=/run/postgresql", Path("/run/back"))
-    assert (found["HOST"], found["PASSWORD"], found["OPTIONS"]) == ("/run/postgresql", "", {"connect_timeout": 3})
+    assert (found["HOST"], found["PASSWORD"], found["OPTIONS"]) == ("/run/postgresql", "", stores.OPTIONS)
     assert stores.database("", Path("/run/back"))["HOST"] == "/run/back"
 
 
