@@ -32,18 +32,8 @@ def register() -> None:
     hold(
         User,
         "account",
-        {
-            "id": "uid",
-            "handle": "handle",
-            "name": "display_name",
-            "email": "email",
-            "email_verified": "email_verified",
-            "rules_accepted": "aup_version",
-            "suspended_at": "suspended_at",
-            "suspended_reason": "suspended_reason",
-            "created_at": "created_at",
-            "updated_at": "updated_at",
-        },
+        "id=uid handle name=display_name email email_verified rules_accepted=aup_version "
+        "suspended_at suspended_reason created_at updated_at",
         of=lambda user: User.objects.filter(pk=user.pk),
         fate="a tombstone stays: the id, and “deleted-…” for handle and name",
     )
@@ -59,18 +49,8 @@ def _who() -> None:
     hold(
         Identity,
         "identities",
-        {
-            "id": "uid",
-            "provider": "provider",
-            "issuer": "issuer",
-            "subject": "subject",
-            "voperson_id": "voperson_id",
-            "assurance": "assurance",
-            "organisation": "organisation",
-            "claims": "claims_subset",
-            "first_login_at": "first_login_at",
-            "last_login_at": "last_login_at",
-        },
+        "id=uid provider issuer subject voperson_id assurance organisation claims=claims_subset "
+        "first_login_at last_login_at",
         of="user",
         fate="deleted; a keyed hash of issuer and subject stays for 18 months",
         erase=delete,
@@ -78,7 +58,7 @@ def _who() -> None:
     hold(
         Person,
         "persons",
-        {"facility": "facility__slug", "id": "external_id", "name": "name", "tied_by": "tied_by", "tied_at": "tied_at"},
+        "facility=facility__slug id=external_id name tied_by tied_at",
         of="user",
         fate="untied; the person is the user office's",
         erase=lambda rows: rows.update(user=None, tied_by="", tied_at=None),
@@ -86,7 +66,7 @@ def _who() -> None:
     hold(
         PersonLink,
         "person_links",
-        {"facility": "person__facility__slug", "id": "person__external_id", "redeemed_at": "redeemed_at"},
+        "facility=person__facility__slug id=person__external_id redeemed_at",
         of="redeemed_by",
         fate="untied",
         erase=lambda rows: rows.update(redeemed_by=None),
@@ -95,7 +75,7 @@ def _who() -> None:
     hold(
         PosixIdentity,
         "posix_identities",
-        {"facility": "facility__slug", "uid": "uid", "gid": "gid", "groups": "groups", "home": "home"},
+        "facility=facility__slug uid gid groups home",
         of="user",
         fate=GOES,
         erase=delete,
@@ -106,13 +86,7 @@ def _rights() -> None:
     hold(
         RoleGrant,
         "roles",
-        {
-            "role": "role",
-            "facility": "facility__slug",
-            "source": "source",
-            "granted_at": "granted_at",
-            "expires_at": "expires_at",
-        },
+        "role facility=facility__slug source granted_at expires_at",
         of="user",
         fate=GOES,
         erase=delete,
@@ -120,14 +94,7 @@ def _rights() -> None:
     hold(
         GroupMember,
         "groups",
-        {
-            "group": "group__slug",
-            "facility": "group__facility__slug",
-            "identity": "identity__uid",
-            "said": "said",
-            "seen_at": "seen_at",
-            "expires_at": "expires_at",
-        },
+        "group=group__slug facility=group__facility__slug identity=identity__uid said seen_at expires_at",
         of="user",
         fate=GOES,
         erase=delete,
@@ -146,17 +113,8 @@ def _sign_ins() -> None:
     hold(
         Session,
         "sessions",
-        {
-            "id": "uid",
-            "identity": "identity__uid",
-            "browser": "user_agent",
-            "authenticated_at": "authenticated_at",
-            "level": "provider_acr",
-            "created_at": "created_at",
-            "last_used_at": "last_used_at",
-            "expires_at": "expires_at",
-            "ended_at": "ended_at",
-        },
+        "id=uid identity=identity__uid browser=user_agent authenticated_at level=provider_acr "
+        "created_at last_used_at expires_at ended_at",
         of="user",
         fate="ended at once, emptied, and deleted a day later",
         erase=lambda rows: rows.update(user_agent="", provider_sid="", id_token="", data={}),
@@ -176,7 +134,7 @@ def _consent() -> None:
     hold(
         Acceptance,
         "acceptances",
-        {"kind": "policy__kind", "version": "policy__version", "accepted_at": "accepted_at"},
+        "kind=policy__kind version=policy__version accepted_at",
         of="user",
         fate=GOES,
         erase=delete,

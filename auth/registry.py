@@ -64,7 +64,7 @@ _known = _Registry()
 def hold(
     model: type[Model],
     section: str,
-    fields: str | Mapping[str, str],
+    fields: str,
     *,
     of: str | Callable[[User], Rows],
     fate: str,
@@ -73,10 +73,11 @@ def hold(
 ) -> None:
     """Say what a model holds: `of` is the path of keys from a row to its user, or finds the rows.
 
-    `fields` are names, or names in the export with where the row has them; `erase` gets the rows (none: they stay);
-    `also` names further keys to users, who are not whom the row is about (who granted, who decided).
+    `fields` are names of columns, or `name=column` where the export calls it otherwise or the column is another
+    row's; `erase` gets the rows (none: they stay); `also` names further keys to users, who are not whom the row is
+    about (who granted, who decided).
     """
-    shown = {name: name for name in fields.split()} if isinstance(fields, str) else dict(fields)
+    shown = {name: column or name for name, _, column in (field.partition("=") for field in fields.split())}
     keys = {of.partition("__")[0]} if isinstance(of, str) else set()
     find = _rows_by(model, of) if isinstance(of, str) else of
     _known.held.append(Held(model, section, find, shown, fate, erase, frozenset(keys | set(also))))

@@ -12,23 +12,15 @@ def register() -> None:
     hold(
         TeamMember,
         "teams",
-        {
-            "facility": "person__facility__slug",
-            "person": "person__external_id",
-            "proposal": "experiment__proposal__identifier",
-            "experiment": "experiment__uid",
-        },
+        "facility=person__facility__slug person=person__external_id "
+        "proposal=experiment__proposal__identifier experiment=experiment__uid",
         of="person__user",
         fate=f"{STAYS}; published authorship is untouched",
     )
     hold(
         Instrument.scientists.through,
         "instruments",
-        {
-            "facility": "person__facility__slug",
-            "person": "person__external_id",
-            "instrument": "instrument__code",
-        },
+        "facility=person__facility__slug person=person__external_id instrument=instrument__code",
         of="person__user",
         fate=STAYS,
     )

@@ -16,19 +16,8 @@ def register() -> None:
     hold(
         Instance,
         "instances",
-        {
-            "id": "uid",
-            "name": "name",
-            "facility": "facility__slug",
-            "plan": "plan__slug",
-            "state": "state",
-            "reason": "reason",
-            "detail": "detail",
-            "log": "log",
-            "created_at": "created_at",
-            "last_active_at": "last_active_at",
-            "deleted_at": "deleted_at",
-        },
+        "id=uid name facility=facility__slug plan=plan__slug state reason detail log created_at "
+        "last_active_at deleted_at",
         of="owner",
         fate=f"{ACCOUNTING}, without its name and what the machine said",
         erase=lambda rows: rows.update(name="", detail="", log="", idempotency_key=""),
@@ -36,22 +25,14 @@ def register() -> None:
     hold(
         Instance.experiments.through,
         "instance_experiments",
-        {"instance": "instance__uid", "experiment": "experiment__uid"},
+        "instance=instance__uid experiment=experiment__uid",
         of="instance__owner",
         fate=ACCOUNTING,
     )
     hold(
         Transition,
         "instance_history",
-        {
-            "instance": "instance__uid",
-            "at": "at",
-            "event": "event",
-            "old": "old",
-            "new": "new",
-            "target": "target",
-            "reason": "reason",
-        },
+        "instance=instance__uid at event old new target reason",
         of="instance__owner",
         fate=ACCOUNTING,
         erase=lambda rows: rows.update(detail=""),
@@ -60,7 +41,7 @@ def register() -> None:
     hold(
         Member,
         "memberships",
-        {"instance": "instance__uid", "role": "role", "added_at": "added_at"},
+        "instance=instance__uid role added_at",
         of="user",
         fate="deleted",
         erase=delete,
@@ -68,7 +49,7 @@ def register() -> None:
     hold(
         Ticket,
         "entries",
-        {"instance": "instance__uid", "role": "role", "created_at": "created_at", "used_at": "used_at"},
+        "instance=instance__uid role created_at used_at",
         of="user",
         fate="deleted",
         erase=delete,
@@ -76,29 +57,14 @@ def register() -> None:
     hold(
         GatewaySession,
         "instance_sessions",
-        {
-            "instance": "instance__uid",
-            "role": "role",
-            "created_at": "created_at",
-            "expires_at": "expires_at",
-            "received": "received",
-            "sent": "sent",
-            "requests": "requests",
-        },
+        "instance=instance__uid role created_at expires_at received sent requests",
         of="user",
         fate="ended at once, and deleted a day later",
     )
     hold(
         Home,
         "homes",
-        {
-            "key": "key",
-            "facility": "facility__slug",
-            "limit": "limit",
-            "used": "used",
-            "measured_at": "measured_at",
-            "created_at": "created_at",
-        },
+        "key facility=facility__slug limit used measured_at created_at",
         of="user",
         fate="deleted with all files in it, by a worker, within minutes",
         erase=lambda rows: rows.filter(deleting_at__isnull=True).update(deleting_at=Now()),
