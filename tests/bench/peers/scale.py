@@ -12,7 +12,7 @@ import aiohttp
 from tests.bench.api_for_bench import Handle
 from tests.bench.peers.beamport import Beamport
 from tests.bench.peers.hub import Hub
-from tests.bench.peers.lib import PATIENCE, ROOT, Goal, Processes, Sample, free_port, in_turn, listens, pss, scratch
+from tests.bench.peers.lib import ROOT, Goal, Processes, Sample, free_port, in_turn, listens, pss, scratch
 from tests.bench.peers.setup import Peers
 
 USERS, RUNNING = 10_000, 1_000
@@ -27,13 +27,15 @@ class Scale:
         self.asked = self.refused = 0
 
     async def restart_hub(self, number: int) -> None:
-        """Until the API answers and the last running server is routed again."""
+        """Until the API answers and the last running server is routed again; now and then it never is."""
         await asyncio.to_thread(self.hub.stop)
         began = time.perf_counter()
         await asyncio.to_thread(self.hub.start)
         while not await self.hub.serves(self.http, f"big{RUNNING - 1:06}"):
             await asyncio.sleep(0.01)
-            assert time.perf_counter() - began < PATIENCE
+            if time.perf_counter() - began > LONGEST:
+                print(f"  round {number}: JupyterHub's last server was not routed within {LONGEST} s; does not count")
+                return
         self.up["jupyterhub"].add(time.perf_counter() - began)
 
     async def restart_ours(self, number: int) -> None:
