@@ -16,6 +16,8 @@ from tests.bench.peers.lib import ROOT, Goal, Processes, Sample, free_port, in_t
 from tests.bench.peers.setup import Peers
 
 USERS, RUNNING = 10_000, 1_000
+#: seconds that the peer gets for one start
+LONGEST = 90
 
 
 class Scale:
