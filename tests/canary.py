@@ -96,6 +96,33 @@ def _seal_of(cookie: str) -> str:
     return cookie.partition(";")[0].rpartition(".")[2]
 
 
+def mark_token(token: str) -> None:
+    """Remember a token of a provider; of a signed one payload and signature, as all heads are alike."""
+    for part in token.split(".")[-2:]:
+        mark(part, "a provider's token")
+
+
+def _exchanges(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """A wrapper of what hands a provider's code in for tokens."""
+
+    def exchanged(*args: Any, code: str, **named: Any) -> Any:
+        mark(code, "a provider's code")
+        held = inner(*args, code=code, **named)
+        mark_token(held.access_token)
+        mark_token(held.id_token)
+        return held
+
+    return exchanged
+
+
+def _takes_logout(inner: Callable[..., Any]) -> Callable[..., Any]:
+    def taken(provider: Any, metadata: Any, token: str) -> Any:
+        mark_token(token)
+        return inner(provider, metadata, token)
+
+    return taken
+
+
 def _of_sql(_cursor: Any, sql: Any, params: Any, *_more: Any) -> str | None:
     if not params or any(table in str(sql) for table in IN_CLEAR):
         return None
@@ -130,6 +157,7 @@ def arm_django() -> None:
     from structlog.stdlib import ProcessorFormatter
 
     from auth import sessions
+    from auth.oidc import client, http, tokens
 
     for name in ("SECRET_KEY", "GATEWAY_TOKEN"):
         mark(getattr(settings, name), name)
@@ -149,3 +177,6 @@ def arm_django() -> None:
         return line
 
     _wrap(ProcessorFormatter, "format", formatted)
+    _wrap(client, "exchange", _exchanges)
+    _wrap(tokens, "logout_claims", _takes_logout)
+    _wrap(http, "call", _looks("an address that is called", lambda _provider, _method, url, **_: url))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import structlog
@@ -17,8 +18,13 @@ from instances.models import Instance
 from portal import audit
 from portal.lib import bus, hashing
 from tests import canary
+from tests.auth.conftest import Browser, browser, op, registered
+from tests.auth.hostile_op import HostileOP
+from tests.auth.test_backchannel import tell, token
 from tests.factories.auth import UserFactory, sign_in
 from tests.gateway.harness import Harness
+
+__all__ = ["browser", "op", "registered"]
 
 
 def into_a_log_line(secret: str) -> None:
@@ -100,6 +106,27 @@ def test_every_kind_of_secret_is_known_to_it(client: Client) -> None:
         gateway.instance()
         _sid, cookie = gateway.session()
         assert canary.seen_in(f"Cookie: a=b; {cookie}") == {"an instance cookie's seal"}
+
+
+@pytest.mark.django_db
+def test_what_a_provider_hands_out_is_known_to_it(op: HostileOP, browser: Browser) -> None:
+    issued: list[str] = []
+
+    def signed(header: dict[str, Any], claims: dict[str, Any]) -> str:
+        issued.append(op.sign(header, claims))
+        return issued[-1]
+
+    op.make_token = signed
+    op.token_answer = {"access_token": "access-of-some-other-maker"}
+    carried = op.authorize(browser.start())
+    op.codes["a-code-that-is-no-canarys"] = op.codes.pop(carried["code"])
+    assert browser.come_back(carried | {"code": "a-code-that-is-no-canarys"}).status_code == 400
+    _head, payload, signature = issued[0].split(".")
+    said = token(op)
+    tell(op, said)
+    assert canary.seen_in("<a-code-that-is-no-canarys>") == {"a provider's code"}
+    for secret in ("access-of-some-other-maker", payload, signature, said.rpartition(".")[2]):
+        assert canary.seen_in(f"<{secret}>") == {"a provider's token"}
 
 
 def _instance(user: object) -> Instance:
