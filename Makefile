@@ -3,7 +3,7 @@ PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) -m portal.embedded.bootstrap
 SECONDS ?= 120
 
-.PHONY: help run test test-slow mutants test-layout fuzz lint bench bench-peers docs lock
+.PHONY: help run test test-slow mutants test-layout test-labs fuzz lint bench bench-peers docs lock
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ test-slow:  ## Run the long proofs
 
 test-layout:  ## Install the portal by docs/operate/install.md on an empty copy of this machine and walk the story (root)
 	@$(BOOTSTRAP) test --layout
+
+test-labs:  ## Sign in and out at Keycloak, SATOSA, canaille and oidc-provider (Java 17)
+	@$(BOOTSTRAP) test --labs
 
 fuzz:  ## Fuzz the gateway (SECONDS=1800 for longer, KEEP=--keep to write the corpus anew)
 	@$(BOOTSTRAP) fuzz --seconds $(SECONDS) $(KEEP)

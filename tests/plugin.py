@@ -50,6 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--promises", action="store_true", help="check docs/develop/promises.toml at the end")
     parser.addoption("--slow", action="store_true", help="run the long proofs too")
     parser.addoption("--layout", action="store_true", help="run what installs the portal on an empty machine")
+    parser.addoption("--labs", action="store_true", help="run the journeys at real identity providers")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,7 +69,7 @@ def _cannot_run(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for mark in ("slow", "layout"):
+    for mark in ("slow", "layout", "labs"):
         if not config.getoption(f"--{mark}"):
             left_out = [item for item in items if item.get_closest_marker(mark)]
             if left_out:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -86,6 +87,26 @@ def bench() -> bool:
             stop(portal)
 
 
+def labs() -> bool:
+    """Journeys at real identity providers; CI does not repeat them for files that have passed on this machine."""
+    from portal.embedded import steps
+    from portal.embedded.people import CannotStart
+    from tests.labs import green, setup
+
+    try:
+        setup.set_up()
+    except CannotStart as error:
+        return not steps.give_up(error)
+    mark = green.marker()
+    if os.environ.get("CI") == "true" and mark.is_file():
+        print(f"These very files passed at {mark.read_text().strip()}: the labs are not run again.")
+        return True
+    passed = suite("--labs", "-m", "labs", "--durations=6", workers="0")
+    if passed:
+        green.record(mark)
+    return passed
+
+
 def git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -103,6 +124,16 @@ def record_green() -> None:
     print(f"All passed; {tree[:12]} is green.")
 
 
+#: what is run instead of checks and suite, by option
+INSTEAD: dict[str, Callable[[], bool]] = {
+    "bench": bench,
+    "only_docs": lambda: suite(*DOCS),
+    "slow": lambda: suite("--slow", "-m", "slow"),
+    "layout": lambda: suite("--layout", "-m", "layout", "-s", workers="0"),
+    "labs": labs,
+}
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make test", description="Check style, types, layers; run the suite.")
     only = parser.add_mutually_exclusive_group()
@@ -112,6 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     only.add_argument(
         "--layout", action="store_true", help="production's layout by the install page, instead of the suite"
     )
+    only.add_argument("--labs", action="store_true", help="sign in at real identity providers, instead of the suite")
     only.add_argument("--bench", action="store_true", help="measure the main job instead")
     only.add_argument("--mutants", action="store_true", help="make modules wrong and see that tests notice")
     parser.add_argument("--peers", action="store_true", help="with --bench: beside JupyterHub and other proxies")
@@ -122,14 +154,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unknown: {' '.join(rest)}")
     if given.mutants:
         return subprocess.run([sys.executable, "-m", "tests.mutation"], cwd=ROOT).returncode
-    if given.bench:
-        return 0 if bench() else 1
-    if given.only_docs:
-        return 0 if suite(*DOCS) else 1
-    if given.slow:
-        return 0 if suite("--slow", "-m", "slow") else 1
-    if given.layout:
-        return 0 if suite("--layout", "-m", "layout", "-s", workers="0") else 1
+    for name, act in INSTEAD.items():
+        if getattr(given, name):
+            return 0 if act() else 1
     checked = checks()
     if given.only_checks:
         return 0 if checked else 1

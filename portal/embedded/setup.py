@@ -176,6 +176,7 @@ def lock(rest: list[str]) -> None:
         ("test", ["pyproject.toml", "--all-extras", "--constraint", str(folder / "run.txt")]),
         ("uv", [str(folder / "uv.in")]),
         ("peers", [str(folder / "peers.in")]),
+        ("labs", [str(folder / "labs.in")]),
         ("fuzz", [str(folder / "fuzz.in"), "--constraint", str(folder / "run.txt")]),
     ):
         with steps.step(f"Locking requirements/{name}.txt"):

@@ -1,0 +1,40 @@
+"""Remembers, outside the checkout, for which files the labs have passed: CI need not run them twice for the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from portal.embedded import environments
+from tests.bench.peers.setup import CACHE
+from tests.labs.setup import java
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+#: all that a journey runs through, and what starts it
+DEPENDS_ON = (
+    *("auth", "experiments", "instances", "portal", "deploy/identity", "frontend", "requirements"),
+    *("manage.py", "pyproject.toml", "Makefile", ".ci"),
+    *("tests/*.py", "tests/auth", "tests/factories", "tests/gateway/authority.py", "tests/labs"),
+    "tests/bench/peers/setup.py",
+)
+
+
+def marker() -> Path:
+    """Return the file that exists once the labs have passed for exactly these files, this Python and this Java."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *DEPENDS_ON],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout.split(b"\0")
+    names = sorted(name.decode() for name in set(listed) if name)
+    contents = [(name, (ROOT / name).read_bytes()) for name in names if (ROOT / name).is_file()]
+    versions = (sys.version, subprocess.run([java(), "-version"], capture_output=True).stderr)
+    return CACHE / "green" / environments.fingerprint(*versions, *(part for pair in contents for part in pair))
+
+
+def record(mark: Path) -> None:
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n")
