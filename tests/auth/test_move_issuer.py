@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.test import Client
 
-from auth import issuers
+from auth import issuers, services
 from auth.models import Identity, User
 from auth.providers import Provider
 from portal.audit import AuditEvent
 from portal.lib.errors import Conflict, Forbidden
 from tests.auth.conftest import Browser
 from tests.auth.hostile_op import HostileOP
-from tests.factories.auth import FacilityFactory, IdentityFactory, RoleGrantFactory, UserFactory
+from tests.factories.auth import FacilityFactory, IdentityFactory, RoleGrantFactory, UserFactory, sign_in
 
 pytestmark = pytest.mark.django_db
 
@@ -59,6 +60,20 @@ def test_without_a_word_it_only_counts(operator: User, moving: list[Identity]) -
     assert not AuditEvent.objects.exists()
 
 
+def test_it_counts_the_open_sessions_of_what_moves(operator: User, moving: list[Identity]) -> None:
+    stays = Identity.objects.get(issuer="https://other.example")
+    for identity in (*moving[:2], stays):
+        sign_in(Client(), identity.user, identity)
+    services.end_session(sign_in(Client(), moving[2].user, moving[2]))
+    assert issuers.plan(OLD, NEW).sessions == 2
+
+
+def test_subjects_that_are_known_are_told_in_order(operator: User, moving: list[Identity]) -> None:
+    for identity in reversed(moving):
+        IdentityFactory(issuer=NEW.issuer, subject=identity.subject)
+    assert issuers.plan(OLD, NEW).collisions == ("a@aai.example", "b@aai.example", "c@aai.example")
+
+
 def test_confirmed_it_moves_all_and_leaves_one_row(operator: User, moving: list[Identity]) -> None:
     assert "Moved 3 identities." in run(OLD, "aai", confirm=3, by="olga")
     assert set(Identity.objects.filter(issuer=NEW.issuer).values_list("pk", "provider")) == {
@@ -66,7 +81,7 @@ def test_confirmed_it_moves_all_and_leaves_one_row(operator: User, moving: list[
     }
     assert Identity.objects.filter(issuer="https://other.example").count() == 1
     event = AuditEvent.objects.get(action="issuer_moved")
-    assert (event.actor_uid, event.object_id) == (operator.uid, "aai")
+    assert (event.actor_uid, event.object_type, event.object_id) == (operator.uid, "provider", "aai")
     assert event.detail == {"old": OLD, "new": NEW.issuer, "identities": 3}
 
 
@@ -75,6 +90,7 @@ def test_a_subject_known_at_the_new_issuer_stops_it(operator: User, moving: list
     IdentityFactory(issuer=NEW.issuer, subject=subject)
     with pytest.raises(CommandError, match="Nothing was moved"):
         run(OLD, "aai", confirm=3, by="olga")
+    assert issuers.plan(OLD, NEW).collisions == ("b@aai.example",)
     with pytest.raises(Conflict, match="1 of the subjects"):
         issuers.move(OLD, NEW, by=operator, expected=3)
     assert at_new() == 1
@@ -113,7 +129,7 @@ def test_what_makes_no_sense_is_told(operator: User, moving: list[Identity], old
 
 def test_an_issuer_does_not_move_to_itself(operator: User) -> None:
     IdentityFactory(issuer=NEW.issuer, subject="a")
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match="^The old and the new issuer are the same"):
         issuers.move(NEW.issuer, NEW, by=operator, expected=1)
 
 

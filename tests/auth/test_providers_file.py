@@ -120,10 +120,20 @@ def test_everything_that_may_be_said(write: Write) -> None:
     assert providers.Provider(slug="sso", **said).pkce == "require"
 
 
+def test_the_least_and_the_most_of_tables_within(write: Write) -> None:
+    """A name for each claim that we read; of POSIX uid and gid alone."""
+    claims = "".join(f'{name} = ["x-{name}"]\n' for name in TABLE)
+    posix = '[sso.posix_claims.xfel]\nuid = "uidNumber"\ngid = "gidNumber"\n'
+    said = read(write(f"{GOOD}[sso.claims]\n{claims}{posix}"))["sso"]
+    assert said["claims"] == {name: (f"x-{name}",) for name in TABLE}
+    assert said["posix_claims"] == {"xfel": {"uid": "uidNumber", "gid": "gidNumber"}}
+
+
 NO_LIST = 'must be a list of texts, like ["one", "two"].'
 NO_ADDRESS = "must be an address without user, query and fragment, as the discovery document has it."
 NO_ALGORITHMS = "must be a list of: ES256, ES384, ES512, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512."
 NO_AGREEMENTS = 'must be a table of "address of the policy" = "version of the rules of use".'
+NO_POSIX = 'must be a table of facilities, each { uid = "claim", gid = "claim" }; also groups and home.'
 NO_CLAIMS = f"must be a table of these, each with names of claims: {', '.join(TABLE)}."
 #: a line, and what is said of it
 WRONG = [
@@ -180,12 +190,12 @@ WRONG = [
     ('facility_claims = "xfel"', 'must be a table of claim = "slug of the facility".'),
     ('facility_claims = {office = "No Slug"}', 'must be a table of claim = "slug of the facility".'),
     ("facility_claims = {office = 7}", 'must be a table of claim = "slug of the facility".'),
-    ("posix_claims = {office = 7}", "must be a table of facilities"),
-    ('posix_claims = "uid"', "must be a table of facilities"),
-    ('posix_claims = {xfel = {uid = "uidNumber"}}', "must be a table of facilities"),
-    ('posix_claims = {xfel = {uid = "uidNumber", gid = 7}}', "must be a table of facilities"),
-    ('posix_claims = {xfel = {uid = "a", gid = "b", shell = "c"}}', "must be a table of facilities"),
-    ('posix_claims = {"No Slug" = {uid = "a", gid = "b"}}', "must be a table of facilities"),
+    ("posix_claims = {office = 7}", NO_POSIX),
+    ('posix_claims = "uid"', NO_POSIX),
+    ('posix_claims = {xfel = {uid = "uidNumber"}}', NO_POSIX),
+    ('posix_claims = {xfel = {uid = "uidNumber", gid = 7}}', NO_POSIX),
+    ('posix_claims = {xfel = {uid = "a", gid = "b", shell = "c"}}', NO_POSIX),
+    ('posix_claims = {"No Slug" = {uid = "a", gid = "b"}}', NO_POSIX),
     ('claims = {nickname = ["x"]}', NO_CLAIMS),
     ('claims = {name = "displayName"}', NO_LIST),
     ("claims = []", NO_CLAIMS),
@@ -299,6 +309,7 @@ def test_a_secret_that_is_none_is_refused(write: Write, tmp_path: Path, text: st
     (told,) = faults(write(GOOD))
     assert told.startswith(", line 6, [sso] client_secret_file: ")
     assert why in told
+    assert f": it names {tmp_path}" in told or f": {tmp_path}" in told
 
 
 def test_a_service_finds_the_secret_among_its_credentials(
@@ -317,8 +328,9 @@ def test_a_service_finds_the_secret_among_its_credentials(
 def test_a_logo_has_a_size(write: Write, tmp_path: Path, size: int) -> None:
     (tmp_path / "logo.svg").write_bytes(b"x" * size)
     assert "of at most 32 KiB" in faults(write(GOOD + 'logo = "logo.svg"'))[0]
-    (tmp_path / "logo.svg").write_bytes(b"x" * providers_file.LARGEST_LOGO)
-    assert read(write(GOOD + 'logo = "logo.svg"'))["sso"]["logo"].startswith("data:image/svg+xml;base64,eHh4")
+    for good in (1, providers_file.LARGEST_LOGO):
+        (tmp_path / "logo.svg").write_bytes(b"x" * good)
+        assert read(write(GOOD + 'logo = "logo.svg"'))["sso"]["logo"].startswith("data:image/svg+xml;base64,e")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.svg", "svg+xml"), ("a.PNG", "png"), ("a.webp", "webp")])

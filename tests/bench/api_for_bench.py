@@ -50,8 +50,8 @@ class Api:
     def _headers(self, account: Account) -> dict[str, str]:
         return {"Host": self.portal, "Authorization": f"Bearer {account.token}"}
 
-    async def create(self, http: aiohttp.ClientSession, name: str) -> Handle:
-        account = self.free.popleft()
+    async def create(self, http: aiohttp.ClientSession, name: str, account: Account | None = None) -> Handle:
+        account = account or self.free.popleft()
         body = {"plan": self.plan, "experiments": self.experiments, "name": name}
         async with http.post(f"{self.url}/api/v1/instances", json=body, headers=self._headers(account)) as answer:
             made = await answer.json()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ def portal(
     demo = labs["demo"]
     assert isinstance(demo, Demo)
     file = tmp_path / "providers.toml"
-    file.write_text("".join(_toml(lab) for lab in labs.values() if lab is not demo))
+    file.write_text("".join(lab.toml() for lab in labs.values() if lab is not demo))
     settings.PORTAL_URL = live_server.url
     settings.DEMO_PROVIDER = demo.settings()
     settings.PROVIDERS_FILE = str(file)
@@ -70,11 +69,6 @@ def portal(
     http._tls.cache_clear()
     yield live_server.url
     http._tls.cache_clear()
-
-
-def _toml(lab: Lab) -> str:
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in lab.table().items()]  # texts, lists and flags
-    return f"[{lab.slug}]\n{''.join(lines)}\n"
 
 
 @pytest.fixture

@@ -14,10 +14,8 @@ from tests.labs.setup import java
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: all that a journey runs through, and what starts it
 DEPENDS_ON = (
-    *("auth", "experiments", "instances", "portal", "deploy/identity", "frontend", "requirements"),
+    *("auth", "experiments", "instances", "portal", "deploy/identity", "frontend", "requirements", "tests"),
     *("manage.py", "pyproject.toml", "Makefile", ".ci"),
-    *("tests/*.py", "tests/auth", "tests/factories", "tests/gateway/authority.py", "tests/labs"),
-    "tests/bench/peers/setup.py",
 )
 
 

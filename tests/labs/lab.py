@@ -12,10 +12,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tests.auth.test_demo_provider import free_port
 from tests.gateway.authority import Authority
 from tests.labs.setup import Programs
 from tests.labs.visitor import Page, Visitor
+from tests.portals import free_port
 
 #: login → given name, family name; the password is the login
 PEOPLE = {"scientist": ("Ada", "Lamprecht"), "collaborator": ("Ben", "Okafor")}
@@ -69,6 +69,11 @@ class Lab:
             "client_secret_file": str(secret),
             "asserts_scopes": [NAMESPACE],
         }
+
+    def toml(self) -> str:
+        """The same as the file has it: texts, lists and flags are written as in JSON."""
+        lines = [f"{name} = {json.dumps(value)}\n" for name, value in self.table().items()]
+        return f"[{self.slug}]\n{''.join(lines)}\n"
 
     def command(self) -> list[str]:
         """Write what it needs into its folder and return how to start it."""

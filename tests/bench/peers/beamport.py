@@ -109,7 +109,7 @@ def account(user: object) -> Account:
     """Give a user a token and a session, as sign-in would."""
     from django.http import HttpRequest
 
-    from auth import services, tokens
+    from auth import services
     from auth.models import Identity, User
     from auth.oidc.proof import SignInProof
     from auth.sessions import SessionStore
@@ -119,6 +119,14 @@ def account(user: object) -> Account:
     request.session = store = SessionStore()
     identity, _ = Identity.objects.get_or_create(user=user, issuer="https://bench.example", subject=str(user.uid))
     services.open_session(request, identity, SignInProof())
+    return Account(token(user), store.session_key or "")
+
+
+def token(user: object) -> str:
+    """Give a user a token."""
+    from auth import tokens
+    from auth.models import User
+
+    assert isinstance(user, User)
     scopes = ["instances:read", "instances:write"]
-    _, secret = tokens.issue(user, name="bench", scopes=scopes, lasts=timedelta(days=1))
-    return Account(secret, store.session_key or "")
+    return tokens.issue(user, name="bench", scopes=scopes, lasts=timedelta(days=1))[1]
