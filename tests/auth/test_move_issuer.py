@@ -129,7 +129,7 @@ def test_what_makes_no_sense_is_told(operator: User, moving: list[Identity], old
 
 def test_an_issuer_does_not_move_to_itself(operator: User) -> None:
     IdentityFactory(issuer=NEW.issuer, subject="a")
-    with pytest.raises(Conflict, match="^The old and the new issuer are the same"):
+    with pytest.raises(Conflict, match=r"^The old and the new issuer are the same"):
         issuers.move(NEW.issuer, NEW, by=operator, expected=1)
 
 
