@@ -37,7 +37,7 @@ class Programs:
 
 
 def set_up() -> Programs:
-    """Return the programs, installing what is missing (a minute, 800 MB)."""
+    """Return the programs, installing what is missing (two minutes, 540 MB)."""
     with environments.alone(CACHE):
         version = ".".join(str(number) for number in sys.version_info[:3])
         python = environments.make(CACHE, "labs", "the labs' providers", Path(sys.executable), version)
