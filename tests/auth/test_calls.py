@@ -242,6 +242,11 @@ def test_a_certificate_must_be_known_and_of_that_name(
 
 
 # ---- how long it may take ----
+def test_it_is_five_seconds() -> None:
+    """And so many calls may hang at one provider before the next one waits."""
+    assert (http.DEADLINE, http.MOST_AT_ONCE) == (5.0, 8)
+
+
 @pytest.mark.parametrize(
     "reply",
     [Reply(b"{}", delay=2), Reply(b"{}", trickle=0.05), Reply(b"{}", headers={"Content-Length": "9"})],
