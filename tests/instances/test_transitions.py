@@ -103,6 +103,32 @@ def test_a_write_leaves_a_row_a_version_and_news(make, told, alice, bob):
     assert sorted(told[1:], key=str) == sorted(pages, key=str)
 
 
+@pytest.mark.parametrize(
+    ("change", "pages"),
+    [
+        *(({name: value}, 1) for name, value in {"state": "stopped", "target": "stopped"}.items()),
+        *(({name: "news"}, 1) for name in ("reason", "detail")),
+        ({"ref": "m-2"}, 0),
+    ],
+)
+def test_pages_hear_of_what_they_show(make, told, change, pages):
+    instance = make(State.ACTIVE)
+    assert transitions._write(instance, event="tried", **change)
+    assert [where for where, _ in told] == [bus.GATEWAY, *[str(instance.owner.uid)] * pages]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "heard"), [("requested", "building", 0), ("building", "starting", 1), ("active", "stopped", 1)]
+)
+def test_gateways_hear_of_what_they_reach(make, told, old, new, heard):
+    instance = make(State(old))
+    assert transitions._write(instance, event="tried", state=new)
+    assert [where for where, _ in told].count(bus.GATEWAY) == heard
+    told.clear()
+    assert transitions._write(instance, event="tried", quiet=True, detail="")
+    assert told == []
+
+
 @pytest.mark.parametrize("change", [{"state": "stopped"}, {"target": "deleted"}])
 def test_who_comes_second_writes_nothing(make, told, change):
     instance = make(State.ACTIVE)
