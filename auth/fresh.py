@@ -6,9 +6,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import wraps
 from typing import Concatenate, ParamSpec
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
@@ -16,7 +15,7 @@ from django.urls import reverse
 
 from auth import providers
 from auth.models import Session
-from auth.redirects import safe_next
+from auth.redirects import safe_next, sent_from
 from portal.lib import clock
 from portal.lib.errors import Blame, NotFound, PortalError
 from portal.problems import NotSignedIn, by_script, respond
@@ -97,7 +96,4 @@ def _back_to(request: HttpRequest) -> str:
     """Return the page to come back to: this one, or for what was sent the page that it was sent from."""
     if request.method in ("GET", "HEAD"):
         return request.get_full_path()
-    sent_from = urlsplit(request.headers.get("Referer", ""))
-    if f"{sent_from.scheme}://{sent_from.netloc}" != settings.PORTAL_URL:
-        return reverse("accounts:account")
-    return sent_from._replace(scheme="", netloc="", fragment="").geturl()
+    return sent_from(request) or reverse("accounts:account")

@@ -1,11 +1,13 @@
-"""Where a sign-in leads back to: a path of this portal, never another site."""
+"""Where a sign-in, or a form that was refused, leads back to: a path of this portal, never another site."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
+from django.conf import settings
+from django.http import HttpRequest
 from django.utils.encoding import iri_to_uri
 
 HOME = "/"
@@ -34,3 +36,23 @@ def safe_next(wanted: str | None) -> str:
         return HOME
     path = iri_to_uri(wanted)
     return path if len(path) <= LONGEST else HOME
+
+
+def sent_from(request: HttpRequest) -> str:
+    """Return the page of this portal that something was sent from, as the browser says; empty when it says none."""
+    try:
+        page = urlsplit(request.headers.get("Referer", ""))
+    except ValueError:
+        return ""
+    if f"{page.scheme}://{page.netloc}" != settings.PORTAL_URL:
+        return ""
+    return safe_next(page._replace(scheme="", netloc="", fragment="").geturl())
+
+
+def opened_anew(request: HttpRequest) -> str:
+    """Return where to go from a form that was not taken: its page, or where a sign-in leads that is done by now."""
+    match = request.resolver_match
+    if match is None or match.view_name != "accounts:login" or "intent" in request.POST:
+        return sent_from(request) or HOME
+    wanted = safe_next(request.POST.get("next"))
+    return wanted if request.user.is_authenticated else f"{request.path}?{urlencode({'next': wanted})}"

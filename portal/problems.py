@@ -16,6 +16,9 @@ from portal.lib.errors import BadRequest, Blame, DatabaseAway, Forbidden, NotFou
 
 log = structlog.get_logger("portal.problems")
 
+#: codes whose pages offer another way on than home
+_OF_THEIR_OWN = frozenset({"bad-pid", "form-too-old"})
+
 
 def document(error: PortalError, request_id: str, **more: Any) -> dict[str, Any]:
     """Return the problem document; `type` is the anchor of the code in the errors reference."""
@@ -86,7 +89,7 @@ def _document_or_page(request: HttpRequest, error: PortalError) -> HttpResponse:
     context = {"error": error, "request_id": request_id, **getattr(error, "context", {})}
     return render(
         request,
-        f"errors/{error.code}.html" if error.code == "bad-pid" else "errors/error.html",
+        f"errors/{error.code}.html" if error.code in _OF_THEIR_OWN else "errors/error.html",
         context,
         status=error.status,
     )

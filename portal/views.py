@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from auth.redirects import opened_anew
 from portal.lib.errors import BadRequest, Forbidden, NotFound, PortalError, TooLarge
 from portal.problems import of, respond
 
@@ -35,9 +37,26 @@ def server_error(request: HttpRequest) -> HttpResponse:
     return respond(request, of(sys.exc_info()[1]) or PortalError())
 
 
-def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    """The form is older than the session, or came from elsewhere."""
-    return respond(
-        request,
-        Forbidden("This form is no longer valid.", next_step="Go back, reload the page and send it again."),
+class FormTooOld(Forbidden):
+    code = "form-too-old"
+    message = "This form was too old to be sent."
+    next_step = (
+        "Somebody has signed in with this browser since it was opened, perhaps you in another tab. "
+        "Nothing was done; go on with a new one."
     )
+
+    def __init__(self, request: HttpRequest) -> None:
+        no_cookie = settings.CSRF_COOKIE_NAME not in request.COOKIES
+        super().__init__(next_step=_COOKIES_WANTED if no_cookie else "")
+        self.context = {"anew": opened_anew(request)}
+
+
+_COOKIES_WANTED = "Nothing was done: your browser sent no cookie with it. Let it keep those of this portal, then go on."
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """A form without the token of this browser: older than its last sign-in, or made by somebody else.
+
+    Its page can be opened anew. What was sent is neither shown nor offered to be sent again: nobody knows whose it is.
+    """
+    return respond(request, FormTooOld(request))

@@ -108,6 +108,7 @@ def test_who_is_stale_gets_a_form_that_leads_back_here(browser: Browser) -> None
         ("https://evil.example/auth/account/", "/auth/account/"),
         (f"{settings.PORTAL_URL}.evil.example/x", "/auth/account/"),
         (f"{settings.PORTAL_URL}//evil.example/x", "/"),
+        ("http://[", "/auth/account/"),
         ("", "/auth/account/"),
     ],
 )
