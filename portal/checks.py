@@ -16,6 +16,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register, run
 from auth.admin.networks import networks
 from auth.providers import registry
 from auth.providers_file import BadProviders
+from portal import env
 from portal.lib import sites
 
 #: number, whether it is wrong, what is wrong, what to do
@@ -35,7 +36,7 @@ def refuse_unsafe(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     common = [*_keys(), *_places(), *_providers(), *_administration()]
     if settings.DEMO:
         return _errors([*common, *_demo()])
-    return [*_errors([*common, *_production()]), *_near(), *_door()]
+    return [*_errors([*common, *_production()]), *_near(), *_warnings()]
 
 
 def stop_if_unsafe() -> None:
@@ -134,13 +135,15 @@ def _administration() -> list[Rule]:
     return []
 
 
-def _door() -> list[CheckMessage]:
-    """Warn where nothing but a role guards the administration."""
+def _warnings() -> list[CheckMessage]:
+    """Warn where nothing but a role guards the administration, and of roles that are given to nobody."""
     told: list[Rule] = [
         (20, not settings.ADMIN_NETWORKS, "/admin/ opens from everywhere.",
          "Name the networks of your operators in ADMIN_NETWORKS."),
         (21, not settings.ADMIN_ACR, "/admin/ opens without a second factor.",
          "Name what your provider says of one in ADMIN_ACR, e.g. https://refeds.org/profile/mfa."),
+        (23, bool(env.words("PERSON_ROLES")), "PERSON_ROLES gives nobody a role: it is for the demo.",
+         "Unset it. `manage.py grant_role` makes the first operator, who makes others in /admin/."),
     ]  # fmt: skip
     return [Warning(text, hint=hint, id=f"portal.W{number:03}") for number, wanting, text, hint in told if wanting]
 

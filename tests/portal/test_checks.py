@@ -109,6 +109,12 @@ def test_a_variable_of_a_portal_with_one_provider_is_told(monkeypatch: pytest.Mo
     assert ids() == ["portal.E008"]
 
 
+def test_roles_that_only_the_demo_gives_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSON_ROLES", "xfel/X-1003=operator")
+    assert ids() == ["portal.W023"]
+    assert ids(DEMO=True, PORTAL_URL="http://localhost:8000") == []
+
+
 @pytest.mark.parametrize(
     ("database", "open_"),
     [
