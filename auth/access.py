@@ -51,6 +51,11 @@ def touch(session_pk: int) -> None:
     live_sessions().filter(UNUSED_LATELY, pk=session_pk).update(last_used_at=Now())
 
 
+def renew_keys(users: QuerySet[User]) -> None:
+    """Have each session of who gets a role take a new key with its next page: one known before is worth nothing."""
+    Session.objects.filter(user__in=users, ended_at__isnull=True).update(key_due=True)
+
+
 def end(sessions: QuerySet[Session]) -> list[int]:
     """End sessions, keep their rows a while, tell gateways and open pages; return the keys of those that were open."""
     with transaction.atomic():

@@ -2,6 +2,7 @@
 
 Nobody gives what they lack, at a facility or in all, nor anything to themselves. `by` None is the command line, which
 is whoever runs the host. Each act leaves one audit row, refused ones too, and open connections hear of it at once.
+Who gets a role goes on in the sessions they have, with new keys; at a sign-in the key changes anyway.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from auth import groups, roles
+from auth import access, groups, roles
 from auth.models import Facility, Group, GroupMember, GroupRole, GroupRule, RoleGrant, User
 from auth.roles import Role
 from portal import audit
@@ -40,6 +41,7 @@ def grant(user: User, role: Role, *, facility: Facility | None, until: datetime 
         made, _new = RoleGrant.objects.update_or_create(
             user=user, role=role, facility=facility, defaults={"expires_at": until, "source": source[:100]}
         )
+        access.renew_keys(User.objects.filter(pk=user.pk))
         return made
 
 
@@ -77,6 +79,7 @@ def give_to_group(group: Group, role: Role, facility: Facility | None, *, by: Us
         made = GroupRole(group=group, role=role, facility=facility)
         made.full_clean()
         made.save()
+        access.renew_keys(User.objects.filter(group_memberships__group=group))
         return made
 
 
@@ -97,6 +100,7 @@ def add_member(group: Group, user: User, *, until: datetime | None, by: User) ->
         made, _new = GroupMember.objects.update_or_create(
             group=group, user=user, identity=None, rule=None, defaults={"expires_at": until}
         )
+        access.renew_keys(User.objects.filter(pk=user.pk))
         return made
 
 
@@ -121,6 +125,7 @@ def save_rule(rule: GroupRule, *, by: User) -> GroupRule:
         left.filter(identity__in=gone).delete()
         left.exclude(group=rule.group).delete()
         detail["left"] = len(gone)
+        access.renew_keys(User.objects.filter(group_memberships__rule=rule))  # of a rule that is in force again
     return rule
 
 

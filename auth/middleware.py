@@ -10,15 +10,16 @@ from django.http.response import HttpResponseBase
 
 from auth import access
 from auth.models import Session
+from auth.sessions import store_of
 from portal import audit
 from portal.lib.errors import BadRequest
-from portal.problems import respond
+from portal.problems import by_script, respond
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
 
 class SessionPolicy:
-    """Set `request.auth_session`, note the use, and name the identity in audit rows."""
+    """Set `request.auth_session`, note the use, change a key that is due, and name the identity in audit rows."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -39,6 +40,8 @@ class SessionPolicy:
             if session is not None:
                 if getattr(session, "unused_lately", True) and not _refreshes_itself(request):
                     access.touch(session.pk)
+                if _opens_a_page(request):
+                    store_of(request).renew_key_if_due()
                 name_identity(session)
         return self.get_response(request)
 
@@ -46,6 +49,12 @@ class SessionPolicy:
 def _refreshes_itself(request: HttpRequest) -> bool:
     """An open page asks for its fragments again and again; that is nobody at work."""
     return request.method == "GET" and "HX-Request" in request.headers
+
+
+def _opens_a_page(request: HttpRequest) -> bool:
+    """What a page asks for while it is open comes several at once, and would lose to the first with a new key."""
+    opens = request.headers.get("Sec-Fetch-Dest", "document") == "document" and not by_script(request)
+    return request.method == "GET" and opens
 
 
 def name_identity(session: Session) -> None:

@@ -114,12 +114,30 @@ class SessionStore(SessionBase):
         if old is None:
             self.create()
             self._session_cache = data
-            return
-        new = self._get_new_session_key()
-        if not _live(old).update(key_hash=digest(new)):
+        elif not self._change_key(old):
             raise UpdateError
+
+    def renew_key_if_due(self) -> None:
+        """Change the key where a new role asks for it. Of several pages at once one does; the others are shown too."""
+        row, old = self.live_row(), self.session_key
+        if row is not None and row.key_due and old is not None:
+            self._change_key(old)
+
+    def _change_key(self, old: str) -> bool:
+        """Return whether it was changed: of several at once by one, and never in a dead row."""
+        new = self._get_new_session_key()
+        if not _live(old).update(key_hash=digest(new), key_due=False):
+            return False
         self._session_key = new
         self.modified = True
+        return True
+
+    def is_empty(self) -> bool:
+        """Whether the browser is to drop its cookie: only when something ended here.
+
+        A request that was on its way while the key changed must not take the new one from the browser.
+        """
+        return self.modified and super().is_empty()
 
     async def acycle_key(self) -> None:
         await sync_to_async(self.cycle_key)()

@@ -21,6 +21,8 @@ class Session(models.Model):
 
     uid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     key_hash = models.CharField(max_length=64, unique=True)
+    #: its user has got a role since: the key changes with the next page
+    key_due = models.BooleanField(default=False, db_default=False)
     user = models.ForeignKey(User, models.CASCADE, null=True, blank=True, related_name="sessions")
     identity = models.ForeignKey(Identity, models.SET_NULL, null=True, blank=True, related_name="sessions")
     provider_sid = models.CharField(max_length=255, blank=True)

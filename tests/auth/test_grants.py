@@ -12,7 +12,7 @@ from django.core.management import CommandError, call_command
 
 from auth import grants, groups, providers
 from auth.claims import MFA, profile_of
-from auth.models import Facility, Group, GroupMember, GroupRole, GroupRule, Identity, RoleGrant, User
+from auth.models import Facility, Group, GroupMember, GroupRole, GroupRule, Identity, RoleGrant, Session, User
 from auth.providers import Provider
 from auth.roles import Role, held_by, may
 from portal.audit import AuditEvent
@@ -220,6 +220,16 @@ def test_who_no_longer_fulfils_a_rule_leaves_when_it_is_saved(operator: User, pr
     event = AuditEvent.objects.get(action="group_rule_saved")
     assert (event.result, event.detail["left"]) == (DONE, 1)
     assert event.detail["rule"] == str(rule)
+
+
+def test_sessions_of_whom_a_rule_makes_members_again_get_new_keys(operator: User, provider: None) -> None:
+    rule, member, other = GroupRuleFactory(), IdentityFactory(), IdentityFactory()
+    sign_in(member, entitlement())
+    for identity in (member, other):
+        Session.objects.create(user=identity.user, key_hash=identity.subject, expires_at=now() + timedelta(hours=1))
+    GroupRule.objects.update(enabled=False)
+    grants.save_rule(rule, by=operator)
+    assert [session.user for session in Session.objects.filter(key_due=True)] == [member.user]
 
 
 def test_a_rule_that_moves_to_another_group_takes_nobody_along(operator: User, provider: None) -> None:
