@@ -43,7 +43,10 @@ def begin(
 
 
 def consume(session: Session | None, provider: str, state: str) -> LoginState:
-    """Take the attempt that this state belongs to. Of several callbacks with one state exactly one gets it."""
+    """Take the attempt that this state belongs to. Of several callbacks with one state exactly one gets it.
+
+    What it kept secret leaves the row with it: what was read here is whole, or was taken by another.
+    """
     if session is None or not state:
         raise SignInStale("no-attempt")
     attempt = LoginState.objects.filter(
@@ -53,9 +56,9 @@ def consume(session: Session | None, provider: str, state: str) -> LoginState:
         consumed_at__isnull=True,
         created_at__gt=Now() - LIFETIME,
     )
-    if not attempt.update(consumed_at=Now()):
+    taken = attempt.first()
+    if taken is None or not attempt.update(consumed_at=Now(), nonce="", verifier=""):
         raise SignInStale("unknown-state")
-    taken = LoginState.objects.get(state_hash=digest(state))
     if taken.intent != LoginState.Intent.LOGIN and (taken.user_id is None or taken.user_id != session.user_id):
         raise SignInStale("state-of-another-user")
     return taken

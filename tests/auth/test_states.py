@@ -44,8 +44,18 @@ def test_an_attempt_is_kept_as_a_hash_and_given_back_once(session: Session) -> N
     assert begun.state not in str(LoginState.objects.values().get())
     attempt = states.consume(session, "sso", begun.state)
     assert (attempt.nonce, attempt.verifier, attempt.next) == (begun.nonce, begun.verifier, "/doi/10.1/x")
-    assert attempt.consumed_at is not None
     assert refused(session, "sso", begun.state) == "unknown-state"
+
+
+def test_what_was_taken_keeps_no_secret(session: Session) -> None:
+    """The row stays for a day, for its owner's export; neither it nor a backup can be used for anything."""
+    begun, other = states.begin(session, "sso", "/"), states.begin(session, "sso", "/")
+    states.consume(session, "sso", begun.state)
+    refused(browser("b"), "sso", other.state)
+    taken, left = LoginState.objects.order_by("pk")
+    assert taken.consumed_at is not None
+    assert (taken.nonce, taken.verifier) == ("", "")
+    assert (left.nonce, left.verifier) == (other.nonce, other.verifier)
 
 
 def test_state_nonce_and_verifier_cannot_be_guessed(session: Session) -> None:
