@@ -20,7 +20,8 @@ def check(action: str) -> None:
     """Raise TooMany when the running request's address has left `MOST` refused rows of this action in a minute.
 
     The address is the one that the gateway saw, or that a configured proxy named to it. What is refused here leaves no
-    row, so an address is let in again a minute after the first of its failures, however often it tries.
+    row, so an address is let in again a minute after the first of its failures, however often it tries. Those under way
+    at once are let in together: what fails is counted when it has failed.
     """
     recent = AuditEvent.objects.filter(
         action=action,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -11,10 +12,12 @@ from django.test import Client
 
 from auth import limits, tokens
 from auth.models import LoginState
+from auth.oidc import views
 from portal.audit import AuditEvent
 from tests.auth.conftest import Browser, reason
 from tests.auth.hostile_op import HostileOP, Reply
 from tests.factories.auth import UserFactory, bearer
+from tests.races import ROUNDS, Racers
 
 pytestmark = pytest.mark.django_db
 
@@ -118,6 +121,33 @@ def test_a_good_token_counts_beside_them() -> None:
     failures(limits.MOST, action="token_refused")
     _, text = tokens.issue(UserFactory(), scopes=["me:read"], lasts=timedelta(days=1))
     assert Client(REMOTE_ADDR=HERE).get(ME, headers=bearer(text)).status_code == 200
+
+
+# ---- at the same moment ----
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_who_fails_many_times_at_once_has_the_limit_and_what_was_under_way(
+    round_: int, op: HostileOP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At worst all that are under way at once are let in before one of them fails (docs/operate/sessions.md)."""
+    failures(limits.MOST - 1)
+    racers, all_let_in, note = Racers(8), threading.Barrier(8), views.note_failure
+
+    def noted_late(*what: Any) -> None:
+        all_let_in.wait(30)
+        note(*what)
+
+    def fail(many: int = 1) -> list[int]:
+        browser = Browser(REMOTE_ADDR=HERE)
+        return [browser.get("/auth/demo/callback/?state=x&code=y").status_code for _ in range(many)]
+
+    monkeypatch.setattr(views, "note_failure", noted_late)
+    try:
+        assert racers.run(fail) == [[400]] * 8
+        assert racers.run(lambda: fail(3)) == [[429] * 3] * 8
+    finally:
+        racers.close()
+    assert AuditEvent.objects.filter(action="login_failed").count() == limits.MOST - 1 + 8
 
 
 def test_the_count_has_an_index() -> None:
