@@ -140,7 +140,10 @@ def _refuse_unless(fits: bool, sentence: str) -> None:
 
 
 def _record(row: Instance, by: User, action: str) -> Instance:
-    audit.record(f"instance.{action}", actor=by, about=("instance", row.uid), state=row.state)
+    """Note the act; who neither owns nor uses the instance has acted for its owner."""
+    own = Member.objects.filter(instance=row, user=by, role__in=(InstanceRole.OWNER, InstanceRole.USER)).exists()
+    for_ = None if own else row.owner
+    audit.record(f"instance.{action}", actor=by, about=("instance", row.uid), on_behalf_of=for_, state=row.state)
     tasks.wake(row.pk)
     return row
 

@@ -177,6 +177,20 @@ def test_an_operator_of_the_facility_may_stop_and_no_more(active, facility):
     assert active.target == "stopped"
 
 
+def test_a_stop_says_for_whom_it_was(active, alice, bob, facility):
+    operator = RoleGrantFactory(role=Role.OPERATOR, facility=facility).user
+    services.stop(active, by=operator)
+    services.start(active, by=alice)
+    Member.objects.create(instance=active, user=bob, role=InstanceRole.USER)
+    services.stop(active, by=bob)
+    told = AuditEvent.objects.filter(action__in=("instance.stop", "instance.start")).order_by("pk")
+    assert list(told.values_list("action", "actor_uid", "for_uid")) == [
+        ("instance.stop", operator.uid, alice.uid),
+        ("instance.start", alice.uid, None),
+        ("instance.stop", bob.uid, None),
+    ]
+
+
 def test_an_operator_of_another_facility_finds_nothing(active):
     operator = UserFactory()
     RoleGrantFactory(user=operator, role=Role.OPERATOR, facility=FacilityFactory())
