@@ -116,7 +116,10 @@ class Access:
             grant = self._granted.get((slug, header))
             if grant is None or not self._holds(grant, slug):
                 grant = self._decide(header, slug, origin)
-        grant.session.used = True
+        session = grant.session
+        session.used = True
+        if not session.worked and not request.by_itself:
+            session.worked = True
         return grant
 
     def _holds(self, grant: Grant, slug: str) -> bool:

@@ -115,6 +115,11 @@ class Request:
         """A person's browser going to a page, as opposed to a page's own requests."""
         return self.method == b"GET" and self.fields.get(b"sec-fetch-dest") == b"document" and not self.websocket
 
+    @property
+    def by_itself(self) -> bool:
+        """What an open page of Jupyter looks at again and again, and opens anew, with nobody in front of it."""
+        return self.method in (b"GET", b"HEAD") and b"/api/" in self.target.partition(b"?")[0] and not self.navigation
+
 
 class Response:
     """A response's head. `passed` are the fields to send on; `check`: some of them only the portal may send."""

@@ -167,6 +167,8 @@ class Gateway:
             self.metrics.sent += sent
             if received:
                 client.session.used = True
+            if client.tunnel.front.has_acted():
+                client.session.worked = True
 
     def _may_serve(self, uid: int) -> bool:
         """Whether a process of this uid may stand behind an instance's socket: not us and not the portal.

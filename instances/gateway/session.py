@@ -83,6 +83,7 @@ class Session:
         "tag",
         "used",
         "version",
+        "worked",
     )
 
     def __init__(self, row: dict[str, Any]) -> None:
@@ -96,7 +97,10 @@ class Session:
         self.expires: float = row["expires"]
         self.version: int = row["version"]
         self.live = True
+        #: since the last renewal something was asked for
         self.used = True
+        #: and not by an open page alone: somebody is at work
+        self.worked = True
         self.seen = time.monotonic()
 
 
@@ -229,9 +233,9 @@ class Sessions:
         due = [s for s in self.living() if s.expires < soon and (s.used or connected(s.sid))]
         for start in range(0, len(due), 500):
             part = due[start : start + 500]
-            rows = [{"sid": session.sid, "used": session.used} for session in part]
+            rows = [{"sid": session.sid, "used": session.worked} for session in part]
             for session in part:
-                session.used = False
+                session.used = session.worked = False
             await self.renew_many(rows)
 
     def cookie(self, session: Session) -> str:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+#: set in a frame's first byte: close, ping or pong (RFC 6455 §5.5)
+_CONTROL = 0x08
 
 
 def accept_of(key: bytes) -> bytes:
@@ -78,13 +80,35 @@ class End(asyncio.Protocol):
         del self.tunnel  # without this circle its memory is free at once
 
 
+class Front(End):
+    """The client's side, which also tells whether more came than its browser's answers to pings."""
+
+    __slots__ = ("_acted",)
+
+    def __init__(self, tunnel: Tunnel, transport: asyncio.Transport, peer: asyncio.Transport) -> None:
+        super().__init__(tunnel, transport, peer)
+        self._acted = False
+
+    def data_received(self, data: bytes) -> None:
+        self.write(data)
+        self.count += len(data)
+        # what comes is a frame, or several: the first one's opcode says enough, wherever it was cut
+        if not data[0] & _CONTROL:
+            self._acted = True
+
+    def has_acted(self) -> bool:
+        """Tell whether messages came since the last call: keys that were pressed, code to run."""
+        acted, self._acted = self._acted, False
+        return acted
+
+
 class Tunnel:
     """Two ends, their byte counts, and since when nothing has passed."""
 
     __slots__ = ("_before", "_half", "_on_end", "_since", "back", "front", "started")
 
     def __init__(self, front: asyncio.Transport, back: asyncio.Transport, on_end: Callable[[Tunnel], None]) -> None:
-        self.front = End(self, front, back)  # receives from the client
+        self.front = Front(self, front, back)  # receives from the client
         self.back = End(self, back, front)  # receives from the back end
         self._on_end = on_end
         #: since when one end is closed and the other still has to take the last bytes

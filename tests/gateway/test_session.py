@@ -150,6 +150,7 @@ def test_a_session_is_what_its_row_says(sessions, clock):
     assert {name: getattr(session, name) for name in given} == given
     assert session.live
     assert session.used
+    assert session.worked
     assert session.tag == hashlib.blake2s(given["sid"].encode(), digest_size=6).hexdigest()
     assert sessions.get(given["sid"]) is session
     assert (len(sessions), sessions.living()) == (1, [session])
@@ -363,7 +364,7 @@ async def test_an_asker_that_goes_away_takes_no_answer_from_the_others(sessions,
 async def test_what_is_used_or_connected_is_renewed_in_good_time(sessions, clock, portal):
     used, connected, idle, early = (added(sessions, clock) for _ in range(4))
     for session in (connected, idle):
-        session.used = False
+        session.used = session.worked = False
     early.expires = clock.now() + LIFE * 0.6
     for session in (used, connected, idle):
         session.expires = clock.now() + LIFE * 0.6 - 0.001
@@ -371,7 +372,16 @@ async def test_what_is_used_or_connected_is_renewed_in_good_time(sessions, clock
     await sessions.renew_due(lambda sid: sid == connected.sid)
     assert portal.asked == [[{"sid": used.sid, "used": True}, {"sid": connected.sid, "used": False}]]
     assert (used.used, used.expires, idle.expires < used.expires) == (False, clock.now() + LIFE, True)
+    assert not used.worked
     assert early.used
+
+
+async def test_what_only_an_open_page_asked_is_renewed_and_no_work(sessions, clock, portal):
+    session = added(sessions, clock, expires=clock.now() + 1)
+    session.worked = False
+    portal.living = {session.sid: row(clock, sid=session.sid, version=2)}
+    await sessions.renew_due(lambda sid: False)
+    assert portal.asked == [[{"sid": session.sid, "used": False}]]
 
 
 async def test_five_hundred_are_renewed_in_a_call(sessions, clock, portal):
