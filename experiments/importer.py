@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from django.db import DatabaseError, transaction
-from django.db.models import Model, Q
+from django.db.models import Model, Q, QuerySet
 
 from auth.models import Facility, Person
 from experiments import folders, tables
@@ -105,6 +105,7 @@ class _Import:
         experiments = self._experiments(proposals)
         self._remove(proposals, experiments)
         self._teams(experiments)
+        self._scientists()
         self._datasets(experiments)
         return self.report
 
@@ -172,19 +173,22 @@ class _Import:
 
     def _check_references(self) -> None:
         problems = self.records.problems
+        for instrument in self.records.instruments:
+            self._check_persons(instrument.where.column("scientists"), instrument.scientists or ())
         for _, experiment in self.records.experiments():
             place = experiment.where
             if experiment["instrument"] not in self.instruments:
                 problems.append(f"{place.column('instrument')}: {experiment['instrument']!r} is no known instrument")
             if experiment["cycle"] is not None and experiment["cycle"] not in self.cycles:
                 problems.append(f"{place.column('cycle')}: {experiment['cycle']!r} is no known cycle")
-            for person in experiment.team:
-                if person not in self.persons:
-                    problems.append(f"{place.column('team')}: {person!r} is no known person")
+            self._check_persons(place.column("team"), experiment.team)
         for proposal in self.records.proposals:
-            for person in proposal.team:
-                if person not in self.persons and not proposal.inner:
-                    problems.append(f"{proposal.where.column('team')}: {person!r} is no known person")
+            if not proposal.inner:
+                self._check_persons(proposal.where.column("team"), proposal.team)
+
+    def _check_persons(self, where: str, names: Iterable[str]) -> None:
+        unknown = [name for name in names if name not in self.persons]
+        self.records.problems += [f"{where}: {name!r} is no known person" for name in unknown]
 
     def _check_identifiers(self) -> None:
         """An identifier that another row of the database carries would make its landing page ambiguous."""
@@ -273,17 +277,27 @@ class _Import:
             for row, experiment in self._named(experiments)
             for person in row.team
         }
-        facility = Q(experiment__proposal__facility=self.facility)
-        known = {
-            (experiment, person): pk
-            for pk, experiment, person in TeamMember.objects.filter(facility).values_list(
-                "pk", "experiment_id", "person_id"
-            )
+        here = Q(experiment__proposal__facility=self.facility)
+        self._tie(TeamMember.objects.filter(here), "experiment_id", wanted, "team members")
+
+    def _scientists(self) -> None:
+        """Make instruments' scientists exactly what the file says; one of which it says nothing keeps its own."""
+        said = {
+            self.instruments[row["code"]].pk: row.scientists
+            for row in self.records.instruments
+            if row.scientists is not None
         }
-        TeamMember.objects.filter(pk__in=[pk for key, pk in known.items() if key not in wanted]).delete()
-        new = [TeamMember(experiment_id=key[0], person_id=key[1]) for key in sorted(wanted - set(known))]
-        TeamMember.objects.bulk_create(new, batch_size=BATCH)
-        self._count("team members", len(new), 0)
+        wanted = {(instrument, self.persons[person].pk) for instrument, names in said.items() for person in names}
+        ties = Instrument.scientists.through.objects.filter(instrument__in=said)
+        self._tie(ties, "instrument_id", wanted, "instrument scientists")
+
+    def _tie(self, ties: QuerySet[Any], column: str, wanted: set[tuple[int, int]], table: str) -> None:
+        """Have exactly the wanted persons (each the second of a pair) tied to what stands in the column."""
+        known = {(what, person): pk for pk, what, person in ties.values_list("pk", column, "person_id")}
+        ties.filter(pk__in=[pk for key, pk in known.items() if key not in wanted]).delete()
+        new = [ties.model(**{column: key[0], "person_id": key[1]}) for key in sorted(wanted - set(known))]
+        ties.model._default_manager.bulk_create(new, batch_size=BATCH)
+        self._count(table, len(new), 0)
 
     def _datasets(self, experiments: dict[tuple[int, str], Experiment]) -> None:
         wanted: dict[tuple[int, str], dict[str, Any]] = {}

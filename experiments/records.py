@@ -42,6 +42,8 @@ class Row:
     where: Place
     values: dict[str, Any]
     team: list[str] = field(default_factory=list)
+    #: of an instrument; None: the file does not say
+    scientists: list[str] | None = None
     inner: list[Row] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Any:
@@ -181,7 +183,11 @@ CREATOR = {
     "role": Column(fields.text(100)),
 }
 #: what a row may hold beside its columns
-BELOW = {"proposals": ("creators", "team", "experiments"), "experiments": ("team", "datasets")}
+BELOW = {
+    "instruments": ("scientists",),
+    "proposals": ("creators", "team", "experiments"),
+    "experiments": ("team", "datasets"),
+}
 TABLES = ("instruments", "cycles", "persons", "proposals")
 
 
@@ -258,8 +264,10 @@ class _Reader:
             return found
         self.unknown(row, where, (*columns, *BELOW.get(kind, ())))
         self.rules(found, kind)
-        if kind in BELOW:
+        if kind in ("proposals", "experiments"):
             found.team = self.names(row.get("team"), f"{where}.team")
+        if kind == "instruments" and row.get("scientists") is not None:
+            found.scientists = self.names(row["scientists"], f"{where}.scientists")
         if kind == "proposals":
             found.values["creators"] = self.creators(row.get("creators"), f"{where}.creators")
             found.inner = self.table(row.get("experiments"), f"{where}.experiments", "experiments")

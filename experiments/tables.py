@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,6 @@ TABLES: dict[str, Table] = {
         ("instrument_id", "user_id"),
         {"instrument_id": "instrument", "user_id": "user"},
         optional=True,
-        kept=False,
     ),
     "cycle": Table(
         {"id": "", "name": "name", "start_date": "start_at", "end_date": "end_at"},
@@ -253,17 +252,23 @@ class _Reader:
 
 # ---- from tables to the import format ----
 def _join(rows: Mapping[str, list[Cells]], problems: list[str]) -> dict[str, Any]:
-    """Put teams and datasets into their experiments, and those into their proposals."""
+    """Put scientists to their instruments, teams and datasets into their experiments, and those into proposals."""
     codes = {_id(row): row.texts.get("code") or _id(row) for row in rows.get("instrument", ())}
     cycles = {_id(row): row.texts.get("name", "") for row in rows.get("cycle", ())}
-    teams, datasets = _below(rows, "experiment_user"), _below(rows, "dataset")
+    teams, datasets = _below(rows, "experiment_user", "experiment_id"), _below(rows, "dataset", "experiment_id")
+    known_scientists = _below(rows, "instrument_scientist", "instrument_id")
+
+    def scientists(instrument: str) -> list[str] | None:
+        """None without their file: the instrument keeps those it has."""
+        return _users(known_scientists.get(instrument, ())) if "instrument_scientist" in rows else None
+
     experiments: dict[str, list[Placed]] = {}
     for row in rows.get("experiment", ()):
         values = row.ours("experiment")
         for name, names in (("instrument", codes), ("cycle", cycles)):
             if name in values:
                 values[name] = names.get(values[name].strip(), values[name])
-        values["team"] = [member.texts["user_id"] for member in teams.get(_id(row), ()) if "user_id" in member.texts]
+        values["team"] = _users(teams.get(_id(row), ()))
         values["datasets"] = [_placed("dataset", each) for each in datasets.get(_id(row), ())]
         experiments.setdefault(row.texts.get("proposal_id", "").strip(), []).append(Placed(row.place, values))
     proposals = [
@@ -274,7 +279,10 @@ def _join(rows: Mapping[str, list[Cells]], problems: list[str]) -> dict[str, Any
         proposals.append(Placed(Place("proposal"), {"identifier": "?", "experiments": orphans}))
     return {
         "facility": _facility(rows.get("facility", []), problems),
-        "instruments": [_placed("instrument", row, code=codes[_id(row)]) for row in rows.get("instrument", ())],
+        "instruments": [
+            _placed("instrument", row, code=codes[_id(row)], scientists=scientists(_id(row)))
+            for row in rows.get("instrument", ())
+        ],
         "cycles": [_placed("cycle", row) for row in rows.get("cycle", ())],
         "persons": [_placed("user", row, name=_name(row)) for row in rows.get("user", ())],
         "proposals": proposals,
@@ -289,11 +297,15 @@ def _placed(table: str, row: Cells, **more: Any) -> Placed:
     return Placed(row.place, row.ours(table) | more)
 
 
-def _below(rows: Mapping[str, list[Cells]], table: str) -> dict[str, list[Cells]]:
+def _below(rows: Mapping[str, list[Cells]], table: str, column: str) -> dict[str, list[Cells]]:
     found: dict[str, list[Cells]] = {}
     for row in rows.get(table, ()):
-        found.setdefault(row.texts.get("experiment_id", "").strip(), []).append(row)
+        found.setdefault(row.texts.get(column, "").strip(), []).append(row)
     return found
+
+
+def _users(rows: Iterable[Cells]) -> list[str]:
+    return [row.texts["user_id"] for row in rows if "user_id" in row.texts]
 
 
 def _name(row: Cells) -> str:

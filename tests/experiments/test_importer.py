@@ -111,6 +111,30 @@ class TestLoading:
         assert not Experiment.objects.visible_to(user).exists()
         assert Person.objects.get(external_id="U2").user == user
 
+    def test_an_instruments_scientists_are_those_named_and_stay_when_none_are(self, data: dict[str, Any]) -> None:
+        def scientists() -> set[tuple[str, str]]:
+            ties = Instrument.scientists.through.objects
+            return set(ties.values_list("instrument__code", "person__external_id"))
+
+        first = data["instruments"][0]
+        first["scientists"] = ["U1", "U2", "U1"]
+        load(data)
+        assert scientists() == {("BL1", "U1"), ("BL1", "U2")}
+        del first["scientists"]
+        assert str(load(data)) == "nothing changed"
+        first["scientists"] = ["U2"]
+        load(data)
+        assert scientists() == {("BL1", "U2")}
+        first["scientists"] = ["U3"]
+        data["instruments"][1]["scientists"] = "U1"
+        data["persons"][0]["scientists"] = []
+        assert problems(data) == ["instruments[1].scientists: must be a list of person ids"]
+        del data["instruments"][1]["scientists"]
+        assert problems(data) == ["instruments[0].scientists: 'U3' is no known person"]
+        first["scientists"] = []
+        assert load(data).warnings == ["persons[0].scientists: is not known and was passed over"]
+        assert scientists() == set()
+
     def test_empty_texts_and_null_are_the_same(self, data: dict[str, Any]) -> None:
         data["proposals"][1] |= {"pid": "", "summary": None, "license": " ", "start_at": ""}
         load(data)

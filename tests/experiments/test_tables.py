@@ -52,11 +52,9 @@ class TestTheExample:
         report = bring(folder)
         assert str(report) == (
             "1 facilities created, 2 instruments created, 1 cycles created, 3 persons created, 2 proposals created, "
-            "3 experiments created, 4 team members created, 3 datasets created"
+            "3 experiments created, 4 team members created, 1 instrument scientists created, 3 datasets created"
         )
-        assert report.warnings == [
-            f"{name}.csv: is known and not kept here" for name in ("employer", "staff_user", "instrument_scientist")
-        ]
+        assert report.warnings == [f"{name}.csv: is known and not kept here" for name in ("employer", "staff_user")]
         run = Experiment.objects.get(external_id="90002")
         assert (run.instrument.code, run.cycle.name if run.cycle else "") == ("D22", "20241")
         assert run.start_at == datetime(2024, 3, 3, 7, 30, tzinfo=UTC)  # Paris
@@ -112,6 +110,24 @@ class TestTheExample:
         bring(folder)
         assert Experiment.objects.visible_to(user).count() == 1
         assert TeamMember.objects.count() == 2
+
+    def test_instrument_scientists_are_those_of_their_file_and_stay_without_it(self, folder: Path) -> None:
+        def scientists() -> set[tuple[str, str]]:
+            ties = Instrument.scientists.through.objects
+            return set(ties.values_list("instrument__code", "person__external_id"))
+
+        bring(folder)
+        assert scientists() == {("D22", "4713")}
+        change(folder, "instrument_scientist", "1,4713", "2,4713\n2,4711")
+        assert str(bring(folder)) == "2 instrument scientists created"
+        assert scientists() == {("D2B", "4713"), ("D2B", "4711")}
+        kept = (folder / "instrument_scientist.csv").read_text()
+        (folder / "instrument_scientist.csv").unlink()
+        assert str(bring(folder)) == "nothing changed"
+        assert len(scientists()) == 2
+        (folder / "instrument_scientist.csv").write_text(kept.splitlines()[0] + "\n")
+        bring(folder)
+        assert scientists() == set()
 
     def test_an_instrument_without_a_code_is_known_by_its_id(self, folder: Path) -> None:
         (folder / "instrument.csv").write_text("id,name\n1,One\n2,Two\n")
