@@ -67,7 +67,7 @@ class Guard:
 
 
 def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    parsed = ipaddress.ip_address(address.split("%", 1)[0])
+    parsed = ipaddress.ip_address(address)
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
         return parsed.ipv4_mapped
     return parsed
@@ -160,7 +160,8 @@ def _call(
             method, path, body=body, headers=headers, redirect=False, retries=False,
             preload_content=False, decode_content=False,
         )  # fmt: skip
-        return _read(answer, limit)
+        with contextlib.closing(answer):
+            return _read(answer, limit)
     except (HTTPError, OSError, ValueError) as error:
         if isinstance(error, Timeouts) and not isinstance(error, NewConnectionError):  # urllib3 calls both a timeout
             raise ProviderSlow("too-slow") from None

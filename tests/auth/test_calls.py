@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
-import os
 import socket
 import ssl
 import threading
-import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -142,20 +142,17 @@ def test_only_the_web_is_called(url: str) -> None:
     assert failed.value.reason == "not-https"
 
 
-def test_a_call_leaves_no_socket_open(op: HostileOP) -> None:
-    get(f"{op.issuer}/jwks", PRIVATE)
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(5):
-        get(f"{op.issuer}/jwks", PRIVATE)
-    assert _falls_to(before)
-
-
-def _falls_to(count: int) -> bool:
-    """The server's half of a connection is in this process too, and closes in its own time."""
-    until = time.monotonic() + 5
-    while len(os.listdir("/proc/self/fd")) > count and time.monotonic() < until:
-        time.sleep(0.01)
-    return len(os.listdir("/proc/self/fd")) <= count
+def test_a_call_closes_what_it_opened(op: HostileOP) -> None:
+    """And leaves it to no collector of garbage, which would say so."""
+    op.replies["/large"] = Reply(b"x" * 200_000)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ResourceWarning)
+        for _ in range(3):
+            get(f"{op.issuer}/jwks", PRIVATE)
+            with pytest.raises(ProviderFailed):
+                get(f"{op.issuer}/large", PRIVATE)
+        http._calls(PRIVATE.slug).submit(gc.collect).result()
+    assert [str(warning.message) for warning in said] == []
 
 
 # ---- where it may go ----
@@ -260,13 +257,56 @@ def test_the_deadline_is_for_the_whole_call(op: HostileOP, monkeypatch: pytest.M
     assert isinstance(failed.value, ProviderSlow | ProviderFailed)
 
 
-def test_a_call_that_was_given_up_is_cut_off(op: HostileOP, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_connection_knows_the_deadline_too(scheme: str) -> None:
+    """So that its thread comes free by itself."""
+    pool, _path = http._pool(http.Guard(PRIVATE), f"{scheme}://provider.example/")
+    assert pool.timeout.total == http.DEADLINE
+
+
+def test_each_silence_on_the_way_is_slowness(op: HostileOP, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the connection notices it before the call as a whole does."""
     monkeypatch.setattr(http, "DEADLINE", 0.2)
-    for _ in range(12):
-        op.replies["/slow"] = Reply(trickle=0.05)
-        with pytest.raises(LoginError):
-            get(f"{op.issuer}/slow", PRIVATE)
-    monkeypatch.setattr(http, "DEADLINE", 5.0)
-    began = time.monotonic()
-    assert get(f"{op.issuer}/jwks", PRIVATE).status == 200
-    assert time.monotonic() - began < 5
+    op.replies["/slow"] = Reply(b"{}", delay=1)
+    with pytest.raises(ProviderSlow) as failed:
+        http._call(http.Guard(PRIVATE), "GET", f"{op.issuer}/slow", LIMIT, {}, None)
+    assert failed.value.reason == "too-slow"
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
+    """A provider at which one call alone may be under way."""
+    http._calls.cache_clear()
+    monkeypatch.setattr(http, "MOST_AT_ONCE", 1)
+    yield replace(PRIVATE, slug="narrow")
+    http._calls.cache_clear()
+
+
+def hang(op: HostileOP, provider: Provider, monkeypatch: pytest.MonkeyPatch, trickle: float) -> None:
+    """Make a call that is given up after a moment; its answer comes byte by byte, a hundred of them."""
+    op.replies["/slow"] = Reply(trickle=trickle)
+    monkeypatch.setattr(http, "DEADLINE", 0.2)
+    with pytest.raises(ProviderSlow) as failed:
+        get(f"{op.issuer}/slow", provider)
+    assert failed.value.reason == "too-slow"
+
+
+def test_a_call_that_was_given_up_is_cut_off(op: HostileOP, narrow: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next one would wait for it."""
+    hang(op, narrow, monkeypatch, 0.1)
+    monkeypatch.setattr(http, "DEADLINE", 4.0)
+    assert get(f"{op.issuer}/jwks", narrow).status == 200
+
+
+def test_what_cannot_be_cut_holds_so_many_threads_and_no_more(
+    op: HostileOP, narrow: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gave up waiting for a thread makes no call later."""
+    monkeypatch.setattr(http.Guard, "cut", lambda _: None)
+    hang(op, narrow, monkeypatch, 0.02)
+    with pytest.raises(ProviderSlow):
+        get(f"{op.issuer}/jwks", narrow)
+    monkeypatch.setattr(http, "DEADLINE", 20.0)
+    assert get(f"{op.issuer}/nowhere", PRIVATE).status == 404
+    assert get(f"{op.issuer}/nowhere", narrow).status == 404
+    assert not op.asked["/jwks"]
