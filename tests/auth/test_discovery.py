@@ -73,6 +73,13 @@ def test_all_that_is_read(read: Read, asked: list[tuple[str, str, int]]) -> None
     assert asked == [("GET", f"{HERE}/.well-known/openid-configuration", 512 * 1024)]
 
 
+@pytest.mark.parametrize("issuer", ["https://login.example", "https://login.example/", "https://login.example/X"])
+def test_it_lies_below_the_issuer(read: Read, asked: list[tuple[str, str, int]], issuer: str) -> None:
+    """With a slash between them and not two (OpenID Connect Discovery §4)."""
+    read(replace(PROVIDER, issuer=issuer), issuer=issuer)
+    assert [url for _, url, _ in asked] == [f"{issuer.removesuffix('/')}/.well-known/openid-configuration"]
+
+
 def test_it_is_kept_under_its_address(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[tuple[str, str]] = []
 

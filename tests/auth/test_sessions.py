@@ -9,8 +9,10 @@ import pytest
 from django.conf import settings
 from django.contrib.sessions.backends.base import UpdateError
 from django.core.handlers.wsgi import WSGIRequest
+from django.db import connection
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
+from django.test.utils import CaptureQueriesContext
 
 from auth import access, services
 from auth.middleware import SessionPolicy
@@ -76,6 +78,28 @@ def test_looking_around_stores_no_session(client: Client) -> None:
     client.get("/auth/sign-in/")
     client.get("/api/v1/me")
     assert not Session.objects.exists()
+
+
+def test_a_visitor_gets_a_row_when_something_has_to_be_noted() -> None:
+    store = SessionStore()
+    assert store.live_row() is None
+    row = store.ensure_row()
+    key = store.session_key or ""
+    assert len(key) == 32
+    assert store.modified
+    assert store.ensure_row() == SessionStore(key).live_row() == SessionStore(key).ensure_row() == row
+    assert Session.objects.count() == 1
+    assert store.exists(key)
+    assert not store.exists("another")
+
+
+def test_use_is_noted_once_a_while(client: Client) -> None:
+    row = sign_in(client, UserFactory())
+    for ago, writes in ((timedelta(), 0), (timedelta(minutes=30), 1)):
+        Session.objects.update(last_used_at=Now() - ago)
+        with CaptureQueriesContext(connection) as asked:
+            assert seen_by(client).auth_session == row  # type: ignore[attr-defined]
+        assert sum(query["sql"].startswith("UPDATE") for query in asked) == writes
 
 
 @pytest.mark.parametrize(
