@@ -12,6 +12,8 @@ TEXT = bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100)) + b"\t"
 _CHUNK_DIGITS = 15
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,%d}" % _CHUNK_DIGITS)
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
+#: fields that no trailer may be, for they would frame the message a second time (RFC 9110 §6.5.1)
+_FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class Refused(Exception):
@@ -77,7 +79,8 @@ class OpenBody:
 
 
 class ChunkedBody:
-    """A chunked body: each size line checked and written anew, extensions refused, trailers dropped.
+    """A chunked body: each size line checked and written anew, extensions refused, trailers dropped (and
+    refused where they would frame the message again).
 
     `bare` passes on the content alone, for a client that does not know chunks.
     """
@@ -154,6 +157,8 @@ class ChunkedBody:
         self._trailer += len(text) + 2
         if self._trailer > TRAILER_LIMIT or (text and not _TRAILER.fullmatch(text)):
             raise Refused(self._status, "bad trailer")
+        if text.partition(b":")[0].lower() in _FRAMING:
+            raise Refused(self._status, "framing in a trailer")
         if not text:
             self.done = True
             if not self._bare:

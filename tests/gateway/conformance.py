@@ -125,6 +125,8 @@ CHUNKS = [
     b"g\r\n",
     b"5\r\r\nhello",
     b"1" * 17 + b"\r\n",
+    b"0\r\ncontent-Length: 9\r\n\r\n",
+    b"0\r\nX: y\r\nTransfer-Encoding: chun\r\n\r\n",
     b"f" * 40,
     b"0\r\nX: a\nY: b\r\n\r\n",
     b"0\r\nX: \x00\r\n\r\n",
