@@ -10,7 +10,7 @@ from typing import IO
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import transaction
+from django.db import connection, transaction
 
 from auth import registry
 from auth.models import User
@@ -39,6 +39,7 @@ def make(user: User) -> IO[bytes]:
     file: IO[bytes] = tempfile.SpooledTemporaryFile(_SPOOL)  # noqa: SIM115  (closed by who sends it)
     try:
         with transaction.atomic():
+            connection.cursor().execute("SET LOCAL intervalstyle = 'iso_8601'")
             for piece in _document(user):
                 file.write(piece.encode())
     except BaseException:
@@ -66,8 +67,8 @@ def _document(user: User) -> Iterator[str]:
     for held in registry.everything():
         yield f",\n{_encode(held.section)}: ["
         comma = ""
-        for row in held.rows(user):
-            yield f"{comma}\n  {_encode(row)}"
+        for line in held.lines(user):
+            yield f"{comma}\n  {line}"
             comma = ","
         yield "]"
     yield "}\n"

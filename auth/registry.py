@@ -12,12 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.apps import apps
-from django.db.models import F, ForeignKey, Model, QuerySet
+from django.db.models import F, ForeignKey, Func, Model, QuerySet, TextField, Value
+from django.db.models.functions import Cast
 
 from auth.models import User
 
-Row = dict[str, Any]
 Rows = QuerySet[Any]
+
+
+class _Json(Func):
+    """A JSON object as text, in the order in which names and values are given (Django's JSONObject keeps none)."""
+
+    function = "json_build_object"
+    template = "%(function)s(%(expressions)s)::text"
+    output_field = TextField()
 
 
 @dataclass(frozen=True)
@@ -36,9 +44,11 @@ class Held:
     #: keys of this model that name a user, by what they are
     keys: frozenset[str]
 
-    def rows(self, user: User) -> Iterator[Row]:
-        shown = self.of(user).order_by("pk").values_list(*(F(path) for path in self.fields.values()))
-        return (dict(zip(self.fields, row, strict=True)) for row in shown.iterator(chunk_size=1000))
+    def lines(self, user: User) -> Iterator[str]:
+        """Return each row as a JSON object. The database writes it: for many rows Python would take seconds."""
+        said = [said for name, path in self.fields.items() for said in (Cast(Value(name), TextField()), F(path))]
+        shown = self.of(user).order_by("pk").values_list(_Json(*said), flat=True)
+        return shown.iterator(chunk_size=1000)
 
 
 @dataclass(frozen=True)

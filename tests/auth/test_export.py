@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -32,6 +32,15 @@ def exported(user: User) -> dict[str, Any]:
     return document
 
 
+def sent(answer: Any) -> str:
+    """Read an answer to its end, as the web process does."""
+
+    async def read() -> bytes:
+        return b"".join([piece async for piece in answer])
+
+    return asyncio.run(read()).decode()
+
+
 @pytest.fixture
 def alice(db: None) -> User:
     return UserFactory(handle="alice", display_name="Alice „Ω“ </script>")
@@ -51,7 +60,7 @@ def test_the_file_is_mine_and_says_all(client: Client, alice: User) -> None:
     HomeFactory(user=alice, provider=instance.provider)
     other = InstanceFactory(owner=stranger.user, name="Not mine")
     RoleGrantFactory(user=alice, role="staff")
-    QuotaFactory(scope=Quota.Scope.USER, subject=str(alice.uid), limit=3)
+    QuotaFactory(scope=Quota.Scope.USER, subject=str(alice.uid), limit=3, window=timedelta(days=30))
     tokens.issue(alice, scopes=["me:read"], lasts=timedelta(days=1), name="laptop")
     policies.accept(alice, policies.publish("rules", "1", "Rules", "Be kind."))
 
@@ -60,7 +69,7 @@ def test_the_file_is_mine_and_says_all(client: Client, alice: User) -> None:
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.headers["Content-Disposition"].startswith('attachment; filename="beamport-alice-')
     assert "no-store" in answer.headers["Cache-Control"]
-    text = b"".join(answer).decode()
+    text = sent(answer)
     held = json.loads(text)
     assert held["format"] == "beamport-personal-data/1"
     assert held["account"][0]["name"] == "Alice „Ω“ </script>"
@@ -71,7 +80,7 @@ def test_the_file_is_mine_and_says_all(client: Client, alice: User) -> None:
     assert held["teams"][0]["experiment"] == str(run.uid)
     assert held["api_tokens"][0]["name"] == "laptop"
     assert held["acceptances"][0]["version"] == "1"
-    assert held["quotas"][0]["limit"] == 3
+    assert held["quotas"] == [{"resource": "instances", "limit": 3, "window": "P30D"}]
     assert held["homes"]
     assert {"login", "token_issued", "policy_accepted", "data_exported"} <= {one["action"] for one in held["acts"]}
     assert "mallory" not in text
@@ -102,10 +111,22 @@ def test_who_else_acted_is_told_without_who_it_was(alice: User) -> None:
 
 
 @pytest.mark.django_db
+def test_names_keep_their_order_and_values_their_kind(alice: User) -> None:
+    """The database writes the rows."""
+    audit.record("something", actor=alice, nested={"z": [1, None, "Ω"], "a": True}, path='C:\\"x"')
+    act = exported(alice)["acts"][0]
+    fields = next(held.fields for held in registry.everything() if held.section == "acts")
+    assert list(act) == list(fields)
+    assert act["detail"] == {"nested": {"z": [1, None, "Ω"], "a": True}, "path": 'C:\\"x"'}
+    at = datetime.fromisoformat(act["at"])
+    assert (at.utcoffset(), AuditEvent.objects.get(action="something").at) == (timedelta(), at)
+
+
+@pytest.mark.django_db
 def test_it_is_noted_and_not_too_often(client: Client, alice: User) -> None:
     sign_in(client, alice)
     for _ in range(export.MOST_AN_HOUR):
-        b"".join(client.post(PATH))
+        sent(client.post(PATH))
     answer = client.post(PATH)
     assert answer.status_code == 429
     assert answer.headers["Retry-After"] == "3600"
