@@ -1,4 +1,4 @@
-"""Forgetting somebody: the wish, and its carrying out by an operator.
+"""Forgetting somebody: the wish, and its carrying out by an operator, or by the portal (auth/unused.py).
 
 What stays is a tombstone: the user's id, and `deleted-<random>` for all names. Accounting and audit stay under it.
 """
@@ -67,12 +67,14 @@ def refuse(request: ErasureRequest, *, by: User, answer: str) -> None:
 
 
 # ---- carrying it out ----
-def erase(user: User, by: User) -> str:
+def erase(user: User, by: User | None, *, reason: str = "") -> str:
     """Forget a user; return the pseudonym that stays. Nothing is done while something stands in the way.
 
+    `by` None is the portal itself, for the reason given.
     Of two at once one does it. What the registry says is deleted is; so are sessions, tokens and rights, at once.
     """
-    _require(user, by)
+    if by is not None:
+        _require(user, by)
     with transaction.atomic():
         registry.lock(user)  # first, as whoever makes something new does
         row = User.objects.select_for_update(no_key=True).get(pk=user.pk)
@@ -92,7 +94,7 @@ def erase(user: User, by: User) -> str:
         ErasureRequest.objects.filter(user=row, outcome=ErasureRequest.Outcome.OPEN).update(
             outcome=ErasureRequest.Outcome.ERASED, decided_at=Now(), decided_by=by
         )
-        audit.record("user_erased", actor=by, about=("user", row.uid))
+        audit.record("user_erased", actor=by, about=("user", row.uid), reason=reason)
     return pseudonym
 
 

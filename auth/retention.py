@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from django.db.models import Q
 
-from auth import notices, sessions
+from auth import notices, sessions, unused
 from auth.models import ApiToken, ErasedIdentity, Notice, PersonLink
 from portal.audit import AuditEvent
 from portal.lib.clock import Now
@@ -21,7 +21,7 @@ SPENT = timedelta(days=90)
 
 
 def forget() -> None:
-    """Delete what has had its time, and take addresses out of old audit rows."""
+    """Delete what has had its time, take addresses out of old audit rows, and look for accounts that nobody uses."""
     sessions.forget_expired()
     ApiToken.objects.filter(Q(expires_at__lt=Now() - SPENT) | Q(revoked_at__lt=Now() - SPENT)).delete()
     PersonLink.objects.filter(expires_at__lt=Now() - SPENT).delete()
@@ -30,3 +30,4 @@ def forget() -> None:
     refused = AuditEvent.objects.filter(action__in=REFUSED, at__lt=Now() - REFUSED_FROM)
     for rows in (refused, AuditEvent.objects.filter(at__lt=Now() - DONE_FROM)):
         rows.exclude(address="").update(address="")
+    unused.tidy()

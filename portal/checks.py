@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,12 +29,14 @@ _SHORTEST = 32
 _DEMO_VARIABLES = ("OIDC_CLIENT_SECRET", "OIDC_CLIENT_SECRET_FILE")
 #: a random text of that length has more different characters
 _FEWEST_CHARACTERS = 10
+#: an API token lives that long without a sign-in
+_SHORTEST_UNUSED = timedelta(days=90)
 
 
 @register(Tags.security)
 def refuse_unsafe(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Refuse what would be unsafe; the demo may do on loopback what production may not."""
-    common = [*_keys(), *_places(), *_providers(), *_administration()]
+    common = [*_keys(), *_places(), *_providers(), *_administration(), *_unused()]
     if settings.DEMO:
         return _errors([*common, *_demo()])
     return [*_errors([*common, *_production()]), *_near(), *_warnings()]
@@ -146,6 +149,15 @@ def _warnings() -> list[CheckMessage]:
          "Unset it. `manage.py grant_role` makes the first operator, who makes others in /admin/."),
     ]  # fmt: skip
     return [Warning(text, hint=hint, id=f"portal.W{number:03}") for number, wanting, text, hint in told if wanting]
+
+
+def _unused() -> list[Rule]:
+    """Whoever is away for a season would be given up."""
+    short = [long for long in (settings.UNUSED_LAPSE, settings.UNUSED_FORGET) if long and long < _SHORTEST_UNUSED]
+    return [
+        (24, bool(short), f"Unused accounts would be given up within {_SHORTEST_UNUSED.days} days.",
+         "Set UNUSED_LAPSE_DAYS and UNUSED_FORGET_DAYS to at least that, or to 0 for never."),
+    ]  # fmt: skip
 
 
 def _demo() -> list[Rule]:

@@ -153,6 +153,9 @@ SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_IDLE = timedelta(hours=2)
 SESSION_ABSOLUTE = timedelta(hours=12)
 SESSION_ABSOLUTE_PRIVILEGED = timedelta(hours=4)  # of admins and operators
+#: accounts that nobody uses lose what providers said of them, and are forgotten (auth/unused.py); 0: never
+UNUSED_LAPSE = timedelta(days=env.number("UNUSED_LAPSE_DAYS", 396))
+UNUSED_FORGET = timedelta(days=env.number("UNUSED_FORGET_DAYS", 730))
 CSRF_COOKIE_NAME = "__Host-csrf"
 CSRF_COOKIE_SECURE = True
 CSRF_COOKIE_HTTPONLY = True

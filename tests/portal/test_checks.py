@@ -6,6 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def with_database(**changes: object) -> dict[str, Any]:
 
 def test_safe_production_settings_pass() -> None:
     assert ids() == []
+    assert ids(UNUSED_LAPSE=timedelta(), UNUSED_FORGET=timedelta()) == []
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,8 @@ def test_safe_production_settings_pass() -> None:
         ({"INSTANCE_KEY": SAFE["SECRET_KEY"].encode()}, "portal.E011"),
         ({"GATEWAY_TOKEN": SAFE["SECRET_KEY"]}, "portal.E011"),
         ({"DEPLOYMENT_ID": ""}, "portal.E012"),
+        ({"UNUSED_LAPSE": timedelta(days=30)}, "portal.E024"),
+        ({"UNUSED_FORGET": timedelta(days=-1)}, "portal.E024"),
         ({"REDIS_URL": "redis://redis.example:6379/0"}, "portal.E016"),
         ({"REDIS_URL": "redis://127.0.0.1:6379/0"}, "portal.E016"),
         ({"PROVIDER_KINDS": {"memory": "instances.providers.memory.MemoryProvider"}}, "portal.E017"),
