@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from django.contrib.auth import SESSION_KEY, authenticate
 from django.test import Client
 
 from auth.models import Session
@@ -91,3 +92,17 @@ def test_there_are_no_password_pages(client: Client) -> None:
     for path in ("/auth/login/", "/auth/password_reset/", "/accounts/login/"):
         assert client.get(path).status_code == 404
     assert client.get("/admin/login/").headers["Location"].startswith("/auth/sign-in/")
+
+
+def test_a_password_signs_nobody_in(client: Client) -> None:
+    """Not even one that somebody has planted in the database."""
+    user = UserFactory(handle="planted", is_active=True)
+    user.set_password("correct horse")
+    user.save()
+    given = {"username": "planted", "handle": "planted", "password": "correct horse"}
+    assert authenticate(None, **given) is None
+    assert not client.login(**given)
+    for path in ("/auth/sign-in/", "/admin/", "/admin/login/"):
+        assert SESSION_KEY not in client.session, path
+        assert client.post(path, given).status_code in (302, 403, 404, 405), path
+    assert SESSION_KEY not in client.session
