@@ -26,7 +26,9 @@ ALGORITHMS: Final = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 )
 #: the first word of our own addresses below /auth/
-RESERVED: Final = frozenset({"account", "admin", "api", "link", "logout", "person", "policies", "sessions", "sign-in"})
+RESERVED: Final = frozenset(
+    {"account", "admin", "api", "link", "logout", "person", "policies", "sessions", "sign-in", "signed-out"}
+)
 REQUIRED: Final = ("title", "issuer", "client_id", "client_secret_file")
 #: keys of the file that are called otherwise in the code
 FIELDS: Final[Mapping[str, str]] = {"client_secret_file": "client_secret"}

@@ -13,12 +13,12 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from structlog.testing import capture_logs
 
-from auth import providers
+from auth import providers, urls
 from auth.models import Group, GroupRule, Identity, LoginState, Person, User
 from auth.oidc import http, shelf
 from auth.oidc.errors import ProviderSlow
 from auth.providers import Provider
-from auth.providers_file import ALGORITHMS
+from auth.providers_file import ALGORITHMS, RESERVED
 from portal.audit import AuditEvent
 from tests.auth.conftest import Browser, forget, reason, refused
 from tests.auth.hostile_op import MISSING, HostileOP, Reply, public_jwk, rsa_key
@@ -40,6 +40,11 @@ def test_the_sign_in_page_has_a_button_for_each(op: HostileOP, other_op: Hostile
 
 def test_with_one_provider_there_is_no_question(op: HostileOP, browser: Browser) -> None:
     assert "Which one is mine?" not in browser.get("/auth/sign-in/").content.decode()
+
+
+def test_no_address_of_our_own_can_be_a_providers() -> None:
+    first = {str(ours.pattern).partition("/")[0] for ours in urls.urlpatterns}
+    assert first - {"<slug:slug>"} <= RESERVED
 
 
 def test_each_is_a_callback_and_an_account_of_its_own(op: HostileOP, other_op: HostileOP, browser: Browser) -> None:

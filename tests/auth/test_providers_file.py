@@ -230,7 +230,10 @@ def test_a_slug_stands_in_an_address(write: Write, slug: str) -> None:
     assert told == [f", line 2, [{slug.strip(chr(34))}]: {why}"]
 
 
-@pytest.mark.parametrize("slug", ["account", "admin", "api", "link", "logout", "sessions", "sign-in"])
+@pytest.mark.parametrize(
+    "slug",
+    ["account", "admin", "api", "link", "logout", "person", "policies", "sessions", "sign-in", "signed-out"],
+)
 def test_our_own_addresses_are_no_slugs(write: Write, slug: str) -> None:
     told = faults(write(GOOD.replace("[sso]", f"[{slug}]")))
     assert told == [f", line 2, [{slug}]: is taken by the portal itself. Choose another slug."]
@@ -293,6 +296,20 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert "No such file or directory" in faults(tmp_path / "nowhere.toml")[0]
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     assert "can't decode" in faults(tmp_path / "binary.toml")[0]
+
+
+def test_a_table_whose_name_is_written_in_odd_ways_begins_in_the_first_line(write: Write) -> None:
+    text = GOOD.replace("[sso]", '["\\u0073so"]').replace("title", "# title")
+    assert faults(write(text)) == [", line 1, [sso]: title is missing."]
+
+
+def test_an_error_without_words_has_some(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> bytes:
+        raise OSError
+
+    path = write(GOOD)
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert faults(path)[0].startswith(": cannot be opened. ")
 
 
 @pytest.mark.parametrize(

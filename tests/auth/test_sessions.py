@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib.sessions.backends.base import UpdateError
 from django.core.handlers.wsgi import WSGIRequest
@@ -150,6 +151,15 @@ def test_a_new_key_revives_no_dead_session() -> None:
         in_flight.cycle_key()
     assert Session.objects.count() == 1
     assert not access.live_sessions().exists()
+
+
+def test_async_code_changes_the_key_as_well() -> None:
+    store = stored()
+    before = store.session_key
+    async_to_sync(store.acycle_key)()
+    assert store.session_key != before
+    assert SessionStore(store.session_key)["colour"] == "green"
+    assert SessionStore(before).live_row() is None
 
 
 def test_a_deleted_row_is_not_made_again() -> None:

@@ -121,11 +121,16 @@ class _Wrong(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class _Reach:
-    """Writes down which tests reach each function of the module."""
+    """Writes down which tests reach each function of the module, and how long they took without what they stand on."""
 
     def __init__(self, target: Target, where: str) -> None:
         self.source, self.where = str(target.path), where
         self.tests: dict[str, list[str]] = {}
+        self.seconds = 0.0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            self.seconds += report.duration
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -146,7 +151,7 @@ class _Reach:
                 self.tests.setdefault(name, []).append(item.nodeid)
 
     def pytest_sessionfinish(self) -> None:
-        Path(self.where).write_text(json.dumps(self.tests))
+        Path(self.where).write_text(json.dumps([self.tests, self.seconds]))
 
 
 class _Only:
@@ -234,28 +239,30 @@ def _keep_database() -> None:
     utils.setup_databases = kept
 
 
-def _run_unchanged(target: Target) -> tuple[float, dict[str, list[str]]]:
-    """See that the tests pass on the module as it is; return the seconds, and which tests reach each function."""
-    began = time.monotonic()
+def _run_unchanged(target: Target) -> tuple[dict[str, list[str]], float, float]:
+    """See that the tests pass on the module as it is; return which tests reach each function, and the seconds of
+    `first` (without the making of the database) and of `then`."""
     with tempfile.NamedTemporaryFile() as file:
         for tests, plugin in ((target.first, _Reach(target, file.name)), (target.then, None)):
+            began = time.monotonic()
             if tests and not _run(target, None, tests, FIRST, plugin):
                 raise SystemExit(f"{target.module}: the tests fail on the module as it is: {' '.join(tests)}")
-        return time.monotonic() - began, json.load(file)
+        reach, seconds = json.load(file)
+        return reach, seconds, time.monotonic() - began
 
 
 def survivors_of(target: Target, like: str = "") -> list[Mutant]:
     """Return the mutants that no test notices, of those whose name the pattern finds."""
-    took, reach = _run_unchanged(target)
-    longest = max(LONGEST, 10 * took)
+    reach, first, then = _run_unchanged(target)
+    longest = {target.first: max(LONGEST, 10 * first), target.then: max(LONGEST, 10 * then)}
     found = [mutant for mutant in mutants(target.path.read_text()) if re.search(like, mutant.name)]
     alive, began = [], time.monotonic()
 
     def survives(mutant: Mutant) -> bool:
         near = reach.get(mutant.name.partition(":")[0])
-        if near and not _run(target, mutant, target.first, longest, _Only(near)):
+        if near and not _run(target, mutant, target.first, longest[target.first], _Only(near)):
             return False
-        return all(_run(target, mutant, tests, longest) for tests in (target.first, target.then) if tests)
+        return all(_run(target, mutant, tests, longest[tests]) for tests in (target.first, target.then) if tests)
 
     # those with a database share one
     with ThreadPoolExecutor(1 if target.database else os.cpu_count()) as pool:
