@@ -78,6 +78,7 @@ TARGETS = (
         ("tests/instances/test_quotas.py", "-k", "not hundred"),
         ("tests/instances/test_quotas.py", "-k", "hundred"),
         database=True,
+        early=True,
     ),
     Target("instances.transitions", ("tests/instances/test_transitions.py",), database=True),
     Target("auth.oidc.tokens", ("tests/auth/test_tokens.py",)),
