@@ -292,14 +292,13 @@ def _asked_for(asked: list[Message], request: Message, at: int, *, last: bool) -
     """Find the client's request that this one is; returns the place behind it."""
     again = max(at - 1, 0) if request.start[0] in _SAFE else at  # may be sent a second time
     for place in range(again, len(asked)):
-        if asked[place].start == request.start:
-            body = asked[place].body
-            if body != request.body and not (last and body.startswith(request.body)):
-                raise Broken("another body")
+        body = asked[place].body
+        same_body = body == request.body or (last and body.startswith(request.body))
+        if asked[place].start == request.start and same_body:
             if request.whole and not asked[place].whole:
                 raise Broken("a whole request out of half of one")
             return place + 1
-    raise Broken(f"nobody asked for {request.start}")
+    raise Broken(f"nobody asked for {request.start} with this body")
 
 
 def _framed_once(request: Message) -> None:
