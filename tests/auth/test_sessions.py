@@ -336,14 +336,26 @@ def test_logout_is_a_post_and_tells_the_gateways(client: Client, monkeypatch: py
     assert client.get("/api/v1/me").status_code == 401
 
 
-def test_dead_rows_are_kept_a_day_and_then_go() -> None:
+@pytest.mark.parametrize("column", ["ended_at", "expires_at"])
+def test_dead_rows_are_kept_a_day_and_then_go(column: str) -> None:
+    stays = stored()
+    dead = Session.objects.exclude(pk=stays.ensure_row().pk)
     stored()
-    Session.objects.update(ended_at=Now())
+    dead.update(**{column: Now() - timedelta(hours=23)})
     SessionStore.clear_expired()
-    assert Session.objects.exists()
-    Session.objects.update(ended_at=Now() - timedelta(days=2))
+    assert dead.exists()
+    dead.update(**{column: Now() - timedelta(hours=25)})
     SessionStore.clear_expired()
-    assert not Session.objects.exists()
+    assert Session.objects.get() == stays.row
+
+
+def test_a_deleted_session_takes_no_other_along() -> None:
+    gone, stays = stored(), stored()
+    gone.delete()
+    assert SessionStore(gone.session_key).live_row() is None
+    assert SessionStore(stays.session_key).live_row() == stays.row
+    gone.delete(stays.session_key)
+    assert not access.live_sessions().exists()
 
 
 def test_attempts_and_used_logout_tokens_go_with_them() -> None:
