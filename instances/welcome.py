@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 
@@ -163,15 +164,26 @@ def _nexus(run: RunInfo) -> list[dict[str, Any]]:
 
 
 def _chosen(runs: Sequence[RunInfo]) -> str:
+    """What is there as a table; what is not, as one line below it."""
     if not runs:
         return _NOTHING
-    lines = ["Mounted read-only:", "", "| run | title | folder |", "|---|---|---|"]
-    lines += [f"| {_name(run)} | {_plain(run.title)} | {_place(run)} |" for run in runs]
+    there, elsewhere = [run for run in runs if run.path], [run for run in runs if not run.path]
+    lines: list[str] = []
+    if there:
+        lines += ["Mounted read-only:", "", "| run | title | folder |", "|---|---|---|"]
+        lines += [f"| {_name(run)} | {_plain(run.title)} | `{run.path}` |" for run in there]
+    if elsewhere:
+        lines += ["", f"{'Also chosen' if there else 'Chosen'}, with no files here: {_names(elsewhere)}."]
     return "\n".join(lines)
 
 
-def _place(run: RunInfo) -> str:
-    return f"`{run.path}`" if run.path else "no files here"
+def _names(runs: Sequence[RunInfo]) -> str:
+    """Name many runs shortly: `p700000 run 1, 2, 3; p900123`."""
+    by_proposal = groupby(runs, key=lambda run: run.proposal)
+    return "; ".join(
+        ", ".join([_name(first), *(str(run.run) for run in more if run.run is not None)])
+        for _, (first, *more) in by_proposal
+    )
 
 
 def _name(run: RunInfo) -> str:
