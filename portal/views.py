@@ -37,6 +37,9 @@ def server_error(request: HttpRequest) -> HttpResponse:
     return respond(request, of(sys.exc_info()[1]) or PortalError())
 
 
+_COOKIES_WANTED = "Nothing was done: your browser sent no cookie with it. Let it keep those of this portal, then go on."
+
+
 class FormTooOld(Forbidden):
     code = "form-too-old"
     message = "This form was too old to be sent."
@@ -49,9 +52,6 @@ class FormTooOld(Forbidden):
         no_cookie = settings.CSRF_COOKIE_NAME not in request.COOKIES
         super().__init__(next_step=_COOKIES_WANTED if no_cookie else "")
         self.context = {"anew": opened_anew(request)}
-
-
-_COOKIES_WANTED = "Nothing was done: your browser sent no cookie with it. Let it keep those of this portal, then go on."
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

@@ -1,7 +1,8 @@
 """Every page with its three states: nothing there yet, something there, something wrong; each shows a way on.
 
-The list is complete: a new address that shows a page fails until its states are here. Each is opened in Chromium, light
-and dark, at 320 and 1280 px, and looked at by axe. `BEAMPORT_SHOTS=<folder>` keeps a picture of each.
+The list (tests/browser/every_page.py) is complete: a new address that shows a page fails until its states are here.
+Each is opened in Chromium, light and dark, at 320 and 1280 px, and looked at by axe. `BEAMPORT_SHOTS=<folder>` keeps a
+picture of each.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,12 @@ from instances.lifecycle import State
 from instances.models import Instance, Member, Plan, Quota
 from portal.lib.clock import Now
 from tests.auth.test_linking import leave, shown
+from tests.browser.every_page import ALICE, GUEST, NEW, NO_PAGE, UNTOLD, VISITOR, World
 from tests.browser.test_pages import address
 from tests.factories.auth import IdentityFactory, RoleGrantFactory, UserFactory, sign_in
 from tests.factories.experiments import DatasetFactory, ExperimentFactory, ProposalFactory, join_team
 from tests.factories.instances import HomeFactory, InstanceFactory, PlanFactory, QuotaFactory
-from tests.routes import OPERATOR, TABLE
+from tests.routes import TABLE
 
 __all__ = ["address"]  # a fixture
 
@@ -57,217 +58,6 @@ CUT_OFF = """
   return box.width && (box.right > innerWidth + 1 || box.left < -1);
 }).map(thing => thing.outerHTML.slice(0, 120))
 """
-
-VISITOR, NEW, ALICE, GUEST, UNTOLD = "visitor", "newcomer", "alice", "guest", "untold"
-
-#: addresses that show no page: for programs, or only ever leading on
-NO_PAGE = {
-    "/healthz",
-    "/readyz",
-    "/search",
-    "/doi/{doi}/availability",
-    "/proposals/{facility}/{proposal}",  # the page of a DOI under another address
-    # for programs, and those of tests/browser/test_admin.py
-} | {route.address for route in TABLE.values() if route.is_api or route.who == OPERATOR}
-
-
-@dataclass(frozen=True)
-class Look:
-    """A page in one of its states: for whom, and with which status."""
-
-    path: str
-    who: str = ALICE
-    status: int = 200
-    post: dict[str, str] = field(default_factory=dict)
-
-
-#: address → state → what to open; a text says why the page has no such state
-Pages = dict[str, dict[str, Look | str]]
-
-ERRORS_OF_ALL = "the pages of errors, below"
-ERRORS: dict[str, Look] = {
-    "400 no DOI": Look("/doi/not-a-doi", VISITOR, 400),
-    "403": Look("/broken/403", ALICE, 403),
-    "403 not fresh": Look("/broken/not-fresh", ALICE, 403),
-    "404": Look("/nothing/here", VISITOR, 404),
-    "404 signed in": Look("/nothing/here", ALICE, 404),
-    "405": Look("/auth/logout/", ALICE, 405),
-    "500": Look("/broken/500", ALICE, 500),
-    "503": Look("/broken/503", VISITOR, 503),
-}
-
-
-@dataclass
-class World:
-    """All there is to show; names and titles as long as they may be."""
-
-    alice: User
-    plan: Plan
-    rows: dict[State, Instance]
-    doi: str
-    embargoed: str
-    home: str
-
-    def pages(self) -> Pages:
-        one, error = self.rows[State.ACTIVE], self.rows[State.ERROR]
-        states = {f"{state}": Look(row.get_absolute_url()) for state, row in self.rows.items()}
-        new = f"/instances/new?dois={self.doi}"
-        return {
-            "/": {"empty": Look("/", VISITOR), "full": Look("/"), "error": ERRORS_OF_ALL},
-            "/auth/sign-in/": {
-                "empty": "a provider is always configured; the page says so when none is",
-                "full": Look("/auth/sign-in/?next=/instances/", VISITOR),
-                "error": "what a provider gets wrong is a page of the callback's",
-            },
-            "/auth/{provider}/login/": {
-                "empty": "it is one button",
-                "full": Look("/auth/demo/login/", VISITOR),
-                "error": Look("/auth/nowhere/login/", VISITOR, 404),
-            },
-            "/auth/{provider}/callback/": {
-                "empty": "it only leads on",
-                "full": "it only leads on",
-                "error": Look("/auth/demo/callback/?state=x&code=y", VISITOR, 400),
-            },
-            "/auth/signed-out/": {
-                "empty": "it is one sentence",
-                "full": Look("/auth/signed-out/", VISITOR),
-                "error": ERRORS_OF_ALL,
-            },
-            "/auth/person/": {
-                "empty": Look("/auth/person/", VISITOR),
-                "full": Look("/auth/person/"),
-                "error": "a wrong code is answered as an unknown page is",
-            },
-            "/auth/account/": {
-                "empty": Look("/auth/account/", NEW),
-                "full": Look("/auth/account/"),
-                "error": ERRORS_OF_ALL,
-            },
-            **self.account(),
-            "/instances/": {
-                "empty": Look("/instances/", NEW),
-                "full": Look("/instances/"),
-                "error": Look("/instances/?after=nonsense"),
-            },
-            "/instances/new": {
-                "empty": Look("/instances/new"),
-                "nothing open": Look("/instances/new?dois=10.5072/unknown", NEW),
-                "several": Look(f"{new},10.5072/unknown", VISITOR),
-                "full": Look(new),
-                "error": Look("/instances/new?dois=not-a-doi,10.5072/unknown&proposals=none", ALICE),
-            },
-            "/instances/{instance}/": {
-                "empty": states["requested"],
-                "full": states["active"],
-                **{f"full, {name}": look for name, look in states.items() if name != "active"},
-                "guest": Look(one.get_absolute_url(), GUEST),
-                "error": Look(error.get_absolute_url()),
-            },
-            "/instances/{instance}/delete/": {
-                "empty": "it is one question",
-                "full": Look(f"{one.get_absolute_url()}delete/"),
-                "error": Look(f"{one.get_absolute_url()}delete/", GUEST),
-            },
-            "/homes/{home}/delete/": {
-                "empty": "it is one question",
-                "full": Look(f"/homes/{self.home}-free/delete/", NEW),
-                "error": Look(f"/homes/{self.home}/delete/"),
-            },
-            "/enter/{slug}": {
-                "empty": "it only leads on",
-                "full": "it only leads on",
-                "error": Look(f"/enter/{one.slug}?n={'0' * 64}", GUEST, 403),
-                "incomplete": Look(f"/enter/{one.slug}", GUEST, 400),
-            },
-            "/experiments": {
-                "empty": Look("/experiments?text=nothing+is+called+this"),
-                "mine, empty": Look("/experiments?show=mine", NEW),
-                "full": Look("/experiments", VISITOR),
-                "error": Look("/experiments?year=abcd", VISITOR, 400),
-            },
-            "/doi/{doi}": {
-                "empty": Look(f"/doi/{self.embargoed}", VISITOR),
-                "full": Look(f"/doi/{self.doi}", VISITOR),
-                "full, signed in": Look(f"/doi/{self.doi}"),
-                "error": Look("/doi/10.5072/unknown", VISITOR, 404),
-            },
-        }
-
-    def account(self) -> Pages:
-        account = "/auth/account/"
-        token, revoke = tokens.valid(tokens.of(self.alice))[0], f"{account}tokens/{{token}}/revoke/"
-        only, one_of_two = (user.identities.first() for user in (User.objects.get(handle=NEW), self.alice))
-        unlink, rules = f"{account}identities/{{identity}}/unlink/", "/auth/policies/rules/"
-        return {
-            f"{account}identities/": {
-                "empty": Look(f"{account}identities/", NEW),
-                "full": Look(f"{account}identities/"),
-                "error": ERRORS_OF_ALL,
-            },
-            f"{account}identities/link/": {
-                "empty": Look(f"{account}identities/link/", NEW, 409),
-                "full": Look(f"{account}identities/link/"),
-                "error": ERRORS_OF_ALL,
-            },
-            unlink: {
-                "empty": Look(unlink.format(identity=only.uid), NEW),
-                "full": Look(unlink.format(identity=one_of_two.uid)),
-                "error": Look(unlink.format(identity=only.uid), ALICE, 404),
-            },
-            f"{account}sessions/": {
-                "empty": Look(f"{account}sessions/", NEW),
-                "full": Look(f"{account}sessions/"),
-                "error": ERRORS_OF_ALL,
-            },
-            f"{account}tokens/": {
-                "empty": Look(f"{account}tokens/", NEW),
-                "full": Look(f"{account}tokens/"),
-                "error": "what was sent wrongly is looked at in tests/browser/test_account.py",
-            },
-            revoke: {
-                "empty": "it is one question",
-                "full": Look(revoke.format(token=token.prefix)),
-                "error": Look(revoke.format(token=token.prefix), NEW, 404),
-            },
-            f"{account}data/": {
-                "empty": "something is held of everybody",
-                "full": Look(f"{account}data/"),
-                "error": ERRORS_OF_ALL,
-            },
-            f"{account}data/export/": {
-                "empty": "it is one button",
-                "full": Look(f"{account}data/export/"),
-                "error": ERRORS_OF_ALL,
-            },
-            f"{account}data/erasure/": {
-                "empty": Look(f"{account}data/erasure/", GUEST),
-                "refused": Look(f"{account}data/erasure/", NEW),
-                "full": Look(f"{account}data/erasure/"),
-                "error": ERRORS_OF_ALL,
-            },
-            "/auth/policies/privacy/": {
-                "empty": Look("/auth/policies/privacy/", VISITOR),
-                "full": Look(rules, VISITOR),
-                "error": Look("/auth/policies/cookies/", VISITOR, 404),
-            },
-            "/auth/policies/privacy/{version}/": {
-                "empty": "a version has a text",
-                "full": Look(f"{rules}1/", VISITOR),
-                "error": Look(f"{rules}9/", VISITOR, 404),
-            },
-            f"{rules}accept/": {
-                "empty": "without rules it leads on",
-                "full": Look(f"{rules}accept/?next=/instances/", UNTOLD),
-                "error": ERRORS_OF_ALL,
-            },
-        }
-
-    def looks(self) -> Iterator[tuple[str, Look]]:
-        for route, states in self.pages().items():
-            yield from ((f"{route} ({state})", look) for state, look in states.items() if isinstance(look, Look))
-        yield from ((f"error {name}", look) for name, look in ERRORS.items())
-
 
 LONG = "Anisotropic thermal expansion of superionic water ice under shock compression at the megabar, second campaign "
 

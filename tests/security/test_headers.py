@@ -16,6 +16,7 @@ from auth import fresh
 from portal.lib.errors import Blame, PortalError
 from portal.urls import handler400, handler403, handler404, handler500
 from portal.urls import urlpatterns as ours
+from portal.views import csrf_failure
 from tests.factories.auth import UserFactory, sign_in
 from tests.gateway.harness import Harness, request
 from tests.routes import TABLE, World, browser, world
@@ -66,6 +67,8 @@ def broken(request: HttpRequest, what: str) -> HttpResponse:
     """A view that fails in each way that there is."""
     if what == "not-fresh":
         return fresh.show_again(request, fresh.SignInNotFresh())
+    if what == "too-old":
+        return csrf_failure(request)
 
     class Away(PortalError):
         code, status, blame = "away", 503, Blame.OUTSIDE
