@@ -13,6 +13,7 @@ import pytest
 from django.contrib.sessions.backends.base import UpdateError
 from django.db import connection
 from django.test import Client
+from structlog.testing import capture_logs
 
 from auth import access, limits
 from auth.models import Identity, Session, UsedLogoutToken
@@ -48,7 +49,10 @@ def tell(op: HostileOP, text: str | None = None, *, url: str = URL, client: Clie
 
 
 def refused(op: HostileOP, browser: Browser, text: str, why: str) -> None:
-    response = tell(op, text)
+    with capture_logs() as lines:
+        response = tell(op, text)
+    event = "logout token refused"
+    assert {"event": event, "provider": "demo", "reason": why, "log_level": "warning"} in lines
     assert response.status_code == 400
     assert response.headers["Content-Type"] == "application/problem+json"
     said = response.json()
@@ -57,9 +61,9 @@ def refused(op: HostileOP, browser: Browser, text: str, why: str) -> None:
         assert (said["code"], said["title"]) == ("logout-refused", "This is no logout token that the portal takes.")
         assert said["detail"] == "The audit row `backchannel_logout` says which check it did not pass."
     assert "no-store" in response.headers["Cache-Control"]
-    event = AuditEvent.objects.filter(action="backchannel_logout").latest("pk")
-    assert (event.reason, event.result) == (why, AuditEvent.Result.REFUSED)
-    assert event.request_id == response.headers["X-Request-Id"] == response.json()["request_id"]
+    row = AuditEvent.objects.filter(action="backchannel_logout").latest("pk")
+    assert (row.reason, row.result) == (why, AuditEvent.Result.REFUSED)
+    assert row.request_id == response.headers["X-Request-Id"] == response.json()["request_id"]
     assert browser.is_signed_in()
     assert not UsedLogoutToken.objects.exists() or why == "used-before"
 

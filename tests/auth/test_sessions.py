@@ -92,6 +92,9 @@ def test_a_visitor_gets_a_row_when_something_has_to_be_noted() -> None:
     assert Session.objects.count() == 1
     assert store.exists(key)
     assert not store.exists("another")
+    fresh = SessionStore()
+    fresh.create()
+    assert SessionStore(fresh.session_key).live_row() == fresh.row
 
 
 def test_use_is_noted_once_a_while(client: Client) -> None:

@@ -99,7 +99,7 @@ TARGETS = (
     ),
     Target(
         "auth.sessions",
-        ("tests/auth/test_sessions.py",),
+        ("tests/auth/test_sessions.py", "tests/auth/test_new_keys.py"),
         ("tests/auth/test_fresh.py", "tests/auth/test_sign_in.py", "tests/auth/test_logout.py"),
         database=True,
     ),
