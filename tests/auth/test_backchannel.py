@@ -63,6 +63,7 @@ def refused(op: HostileOP, browser: Browser, text: str, why: str) -> None:
     assert "no-store" in response.headers["Cache-Control"]
     row = AuditEvent.objects.filter(action="backchannel_logout").latest("pk")
     assert (row.reason, row.result) == (why, AuditEvent.Result.REFUSED)
+    assert (row.object_type, row.object_id) == ("provider", "demo")
     assert row.request_id == response.headers["X-Request-Id"] == response.json()["request_id"]
     assert browser.is_signed_in()
     assert not UsedLogoutToken.objects.exists() or why == "used-before"
@@ -76,7 +77,9 @@ def signed_in(op: HostileOP, browser: Browser) -> Browser:
 
 # ---- what it ends ----
 def test_the_session_ends_with_the_providers(op: HostileOP, signed_in: Browser) -> None:
-    response = tell(op)
+    with capture_logs() as lines:
+        response = tell(op)
+    assert {"event": "logout by the provider", "provider": "demo", "sessions": 1, "log_level": "info"} in lines
     assert (response.status_code, response.content) == (200, b"")
     assert "no-store" in response.headers["Cache-Control"]
     assert not signed_in.is_signed_in()
