@@ -39,9 +39,10 @@ def take(pk: int) -> Instance | None:
     free = Instance.objects.filter(lease_free(), pk=pk).alive()
     if not free.update(lease_token=token, leased_until=Now() + LEASE, due_at=Now() + LEASE, last_call=last_call):
         return None
-    with _lock:
+    taken = Instance.objects.select_related(*_KEPT).get(pk=pk)
+    with _lock:  # not before: were that read to fail, nobody would give back what is renewed
         _held[token] = time.monotonic()
-    return Instance.objects.select_related(*_KEPT).get(pk=pk)
+    return taken
 
 
 def release(pk: int, token: uuid.UUID, taken_due: object, wait: timedelta | None) -> None:

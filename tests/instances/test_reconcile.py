@@ -7,6 +7,7 @@ from datetime import timedelta
 from unittest.mock import Mock
 
 import pytest
+from django.core.exceptions import FieldError
 from django.db import connections
 
 from experiments.models import TeamMember
@@ -676,6 +677,20 @@ def test_a_lease_is_renewed_while_its_holder_lives(instance):
     instance.refresh_from_db()
     assert instance.leased_until > held.leased_until
     leases.release(instance.pk, held.lease_token, held.due_at, None)
+
+
+def test_a_lease_that_its_holder_never_learnt_of_runs_out(instance, monkeypatch):
+    """The database went away just behind the taking: nobody would give back what was renewed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(leases, "_KEPT", ("nothing_of_the_kind",))
+        with pytest.raises(FieldError):
+            reconcile.run(instance.pk)
+    instance.refresh_from_db()
+    taken_until = instance.leased_until
+    assert taken_until is not None
+    leases.renew()
+    instance.refresh_from_db()
+    assert instance.leased_until == taken_until
 
 
 def test_a_verb_during_a_run_is_served_by_that_run(request_one, provider, alice, transactional_db):
