@@ -167,7 +167,8 @@ def test_who_comes_back_this_very_moment_stays() -> None:
 
 def _wait_until_somebody_waits() -> None:
     until = time.monotonic() + 20
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    # not pg_stat_activity, which stays as it was first seen in a transaction
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
     with connection.cursor() as cursor:
         while time.monotonic() < until:
             cursor.execute(waiting)
