@@ -79,6 +79,7 @@ def _heads() -> Iterator[bytes]:
     yield from (
         b"q" + GET + lines + b"\r\n" for lines in (b"", b"Upgrade: h2c\r\n", b"Connection: a, close\r\nA: b\r\n")
     )
+    yield b"q" + _HANDSHAKE.replace(b"\r\n\r\n", b"\r\nContent-Length: 0\r\n\r\n")[1:]
     yield from (
         b"q" + POST + lines + b"\r\n" for lines in (b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n")
     )

@@ -76,7 +76,8 @@ def _same(ours: Request, theirs: h11.Request) -> None:
         raise Broken("another request")
     if ours.chunked != (b"transfer-encoding" in fields):
         raise Broken("another framing")
-    if ours.length != (int(fields[b"content-length"]) if b"content-length" in fields else None):
+    # a request without a length has none to come (RFC 9112 §6.3), so that an upgrade need not repeat "0"
+    if (ours.length or 0) != int(fields.get(b"content-length", 0)):
         raise Broken("another length")
 
 
