@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import time
 
 import pytest
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from tests.mixed.crowd import Listener, Visitor, Witness, closed_loop, once_a_second
 from tests.mixed.echo import Echo
@@ -43,12 +46,14 @@ async def crowd(rig: Rig, provider: Everybody, *, clients: int, users: int, most
             listener.events.browser = Browser.of(rig, listener.visitor.browser.person)
             await open_pages.enter_async_context(listener.events)
         await until(lambda: all("hello" in listener.events.names() for listener in listeners))
-        speaking = asyncio.create_task(speak(rig, listeners))
+        enough = asyncio.Event()
+        speaking = asyncio.create_task(speak(rig, listeners, enough))
         await asyncio.gather(
             closed_loop(visitors, clients, most, witness),
             once_a_second(visitors[clients : clients + users], most, witness),
         )
-        speaking.cancel()
+        enough.set()
+        await speaking
         await until(lambda: all(listener.heard()[-1:] == listener.told[-1:] for listener in listeners))
     for listener in listeners:
         if listener.heard() != listener.told:
@@ -62,16 +67,17 @@ async def crowd(rig: Rig, provider: Everybody, *, clients: int, users: int, most
     return witness
 
 
-async def speak(rig: Rig, listeners: list[Listener]) -> None:
-    """Say something to one open page after the other, over the bus."""
-    client = redis.asyncio.Redis(unix_socket_path=str(rig.folder / "run" / "back" / "redis.sock"))
-    async with client:
-        while True:
-            for listener in listeners:
-                message = {"user": listener.visitor.browser.person.uid, "event": listener.next()}
-                # once begun, it is said and counted
-                await asyncio.shield(client.publish("beamport.pages", json.dumps(message)))
-                await asyncio.sleep(1 / len(listeners))
+async def speak(rig: Rig, listeners: list[Listener], enough: asyncio.Event) -> None:
+    """Say something to one open page after the other, over the bus; each once, so the client must not try again."""
+    once = Retry(NoBackoff(), 0)
+    path = str(rig.folder / "run" / "back" / "redis.sock")
+    async with redis.asyncio.Redis(unix_socket_path=path, retry=once) as client:
+        for listener in itertools.cycle(listeners):
+            if enough.is_set():
+                return
+            message = {"user": listener.visitor.browser.person.uid, "event": listener.next()}
+            await client.publish("beamport.pages", json.dumps(message))
+            await asyncio.sleep(1 / len(listeners))
 
 
 async def nobody_as_another(*, clients: int, users: int, most: int) -> Witness:
