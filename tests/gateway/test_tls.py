@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import socket
 import ssl
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.sync.client import connect
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from instances.gateway import reception
 from instances.gateway.config import CannotStart, Limits, read
@@ -22,7 +24,7 @@ from instances.gateway.tls import Certificates
 from tests.gateway.authority import Authority
 from tests.gateway.harness import Harness, Wire, door, request
 from tests.gateway.test_link import GOOD
-from tests.gateway.test_sockets import Sockets, is_closed
+from tests.gateway.test_sockets import Sockets
 
 
 class Encrypted(Harness):
@@ -93,14 +95,25 @@ def test_a_great_answer_and_a_great_body_pass_whole(gateway: Encrypted) -> None:
 def test_websockets_pass_and_a_withdrawal_closes_them(gateway: Encrypted) -> None:
     sockets = Sockets(gateway)
     host = gateway.host()
-    options = {"origin": f"https://{host}", "additional_headers": {"Cookie": sockets.cookie}, "max_size": None}
     message = b"\x00\xff" * 300_000
-    wire = gateway.connect(host.partition(":")[0])
-    with connect(f"ws://{host}/api/kernels/1/channels", sock=wire.sock, **options) as opened:  # type: ignore[arg-type]
-        opened.send(message)
-        assert opened.recv(timeout=10) == message
-        gateway.portal.send(type="withdraw", sid=sockets.sid)
-        assert is_closed(opened)
+
+    async def speak() -> None:
+        # not the client with a thread for reading: one TLS connection must not be used by two threads
+        async with connect(
+            f"wss://{host}/api/kernels/1/channels",
+            host="127.0.0.1",
+            ssl=gateway.authority.client(),
+            origin=f"https://{host}",  # type: ignore[arg-type]
+            additional_headers={"Cookie": sockets.cookie},
+            max_size=None,
+        ) as opened:
+            await opened.send(message)
+            assert await opened.recv() == message
+            gateway.portal.send(type="withdraw", sid=sockets.sid)
+            with pytest.raises(ConnectionClosed):
+                await opened.recv()
+
+    asyncio.run(speak())
     gateway.loop.call_soon_threadsafe(sockets.server.close)
 
 
