@@ -13,6 +13,14 @@ ACCOUNTING = "stays as accounting, under the pseudonym"
 
 def register() -> None:
     """Called once, when the app is ready."""
+    _hold_machines()
+    _hold_access()
+    _hold_room()
+    hindered_by(_machines, locked_by=quotas.lock_account)
+    loses(_homes)
+
+
+def _hold_machines() -> None:
     hold(
         Instance,
         "instances",
@@ -38,6 +46,10 @@ def register() -> None:
         erase=lambda rows: rows.update(detail=""),
         also=["actor"],
     )
+    exempt(Leftover, "a machine that a worker is about to remove; it says nothing of anybody")
+
+
+def _hold_access() -> None:
     hold(
         Member,
         "memberships",
@@ -61,6 +73,9 @@ def register() -> None:
         of="user",
         fate="ended at once, and deleted a day later",
     )
+
+
+def _hold_room() -> None:
     hold(
         Home,
         "homes",
@@ -70,9 +85,6 @@ def register() -> None:
         erase=lambda rows: rows.filter(deleting_at__isnull=True).update(deleting_at=Now()),
     )
     hold(Quota, "quotas", "resource limit window", of=_quotas, fate="deleted", erase=delete)
-    exempt(Leftover, "a machine that a worker is about to remove; it says nothing of anybody")
-    hindered_by(_machines, locked_by=quotas.lock_account)
-    loses(_homes)
 
 
 def _quotas(user: User) -> Rows:
