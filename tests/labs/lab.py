@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 import urllib.request
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +32,7 @@ def email(login: str) -> str:
     return f"{login}@facility.example"
 
 
-class Lab:
+class Lab(ABC):
     slug: ClassVar[str]
     title: ClassVar[str]
     #: what the rule asks for that makes a member
@@ -75,16 +76,16 @@ class Lab:
         lines = [f"{name} = {json.dumps(value)}\n" for name, value in self.table().items()]
         return f"[{self.slug}]\n{''.join(lines)}\n"
 
+    @abstractmethod
     def command(self) -> list[str]:
         """Write what it needs into its folder and return how to start it."""
-        raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
         return {}
 
+    @abstractmethod
     def show_who(self, visitor: Visitor, page: Page, login: str) -> Page:
         """Go through its pages from the first on, as this person, back to the portal."""
-        raise NotImplementedError
 
     def asks_who(self, page: Page) -> bool:
         """Whether this is its page for somebody whom it does not know yet."""
