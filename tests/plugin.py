@@ -15,6 +15,9 @@ from tests import canary
 
 canary.arm()
 
+#: what starts whole portals or real JupyterLabs
+_LONG = ("tests/embedded/", "tests/browser/", "tests/kills/", "tests/stores/", "tests/mixed/", "tests/providers/local/")
+
 
 def _start() -> None:
     from portal.embedded.servers import Postgres, Redis
@@ -79,3 +82,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reason = _cannot_run(item)
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
+    places = _places([item.nodeid.partition("::")[0] for item in items])
+    items.sort(key=lambda item: places[item.nodeid.partition("::")[0]])
+
+
+def _places(files: list[str]) -> dict[str, float]:
+    """Return where each file comes: long ones spread among short ones, so that they meet little and none is last."""
+    files = list(dict.fromkeys(files))
+    long, short = [[file for file in files if file.startswith(_LONG) is which] for which in (True, False)]
+    apart = 0.8 * len(short) / max(len(long), 1)
+    return {file: n * apart for n, file in enumerate(long)} | {file: n + 0.5 for n, file in enumerate(short)}

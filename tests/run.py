@@ -58,7 +58,7 @@ def checks() -> bool:
 
 def suite(*arguments: str, workers: str = "") -> bool:
     workers = workers or os.environ.get("TEST_WORKERS") or str(min(4, (os.cpu_count() or 1) + 1))
-    argv = [sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadfile", *arguments]
+    argv = [sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadfile", "--no-loadscope-reorder", *arguments]
     # the portal's own variables would reach the tests' settings and the portals that they start
     ours = ("BEAMPORT_STATE", "BEAMPORT_DEMO", "PORT", "PORTAL_URL")
     environment = {key: value for key, value in os.environ.items() if key not in ours}
