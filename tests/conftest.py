@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from django.conf import settings
 
 from tests import canary
 
 
 def pytest_configure(config: pytest.Config) -> None:
     canary.arm_django()
+    settings.WHITENOISE_AUTOREFRESH = True  # else each test client looks for all static files when it is made
     config.addinivalue_line("markers", "leaks: sends secrets to where they do not belong, as a hostile client may")
 
 
