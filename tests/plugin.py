@@ -8,8 +8,10 @@ import secrets
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests import canary
 
@@ -17,6 +19,8 @@ canary.arm()
 
 #: what starts whole portals or real JupyterLabs
 _LONG = ("tests/embedded/", "tests/browser/", "tests/kills/", "tests/stores/", "tests/mixed/", "tests/providers/local/")
+#: whose files share a portal, so that one worker runs them all
+_SHARED = ("tests/browser/", "tests/kills/", "tests/stores/")
 
 
 def _start() -> None:
@@ -92,3 +96,13 @@ def _places(files: list[str]) -> dict[str, float]:
     long, short = [[file for file in files if file.startswith(_LONG) is which] for which in (True, False)]
     apart = 0.8 * len(short) / max(len(long), 1)
     return {file: n * apart for n, file in enumerate(long)} | {file: n + 0.5 for n, file in enumerate(short)}
+
+
+class Scheduling(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return next((folder for folder in _SHARED if file.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
