@@ -29,14 +29,34 @@ def live_sessions() -> QuerySet[Session]:
 
     The shorter life of those who run the portal begins with their sign-in, and counts from the moment of a grant on.
     """
-    young = Q(created_at__gt=Now() - settings.SESSION_ABSOLUTE_PRIVILEGED)
+    return _sessions_at_most().filter(_young() | ~_runs_the_portal(OuterRef("user_id")))
+
+
+def live_session(key_hash: str) -> Session | None:
+    """Return the live session of this key with its identity, by the rule of `live_sessions`.
+
+    Each request asks it, and to build the whole statement costs more than all else of it: whether somebody runs the
+    portal is therefore asked of a session alone that would be too old then.
+    """
+    marked = _sessions_at_most().annotate(unused_lately=UNUSED_LATELY, young=_young())
+    row = marked.select_related("identity").filter(key_hash=key_hash).first()
+    if row is None or row.young or live_sessions().filter(pk=row.pk).exists():
+        return row
+    return None
+
+
+def _sessions_at_most() -> QuerySet[Session]:
+    """Return the sessions that count, and those that are too old for who runs the portal."""
     return Session.objects.filter(
         Q(user__isnull=True) | Q(user__in=User.objects.active()),
-        young | ~_runs_the_portal(OuterRef("user_id")),
         ended_at__isnull=True,
         expires_at__gt=Now(),
         last_used_at__gt=Now() - settings.SESSION_IDLE,
     )
+
+
+def _young() -> Q:
+    return Q(created_at__gt=Now() - settings.SESSION_ABSOLUTE_PRIVILEGED)
 
 
 def _runs_the_portal(user: OuterRef) -> Q:

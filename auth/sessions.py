@@ -42,10 +42,7 @@ class SessionStore(SessionBase):
 
     def load(self) -> dict[str, Any]:
         key = self.session_key
-        self.row = None
-        if key is not None:
-            live = _live(key).select_related("identity").annotate(unused_lately=access.UNUSED_LATELY)
-            self.row = live.first()
+        self.row = access.live_session(digest(key)) if key is not None else None
         if self.row is None:
             self._session_key = None
             return {}
