@@ -32,8 +32,11 @@ def _worked_at(said: Mapping[str, Any], now: datetime) -> datetime | None:
         return now
     if not said.get("last_active"):
         return None
-    # an instance's own clock has no say about the future
-    return min(datetime.fromtimestamp(float(said["last_active"]), UTC), now)
+    try:
+        at = datetime.fromtimestamp(float(said["last_active"]), UTC)
+    except (ValueError, OverflowError, OSError):  # one instance's nonsense must not cost the others their report
+        return None
+    return min(at, now)  # an instance's own clock has no say about the future
 
 
 @transaction.atomic

@@ -148,7 +148,7 @@ class Probes:
             return None
         try:
             answer = json.loads(reply.content)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return [row for row in answer if isinstance(row, dict)] if isinstance(answer, list) else None
 
@@ -157,5 +157,5 @@ def _moment(text: object) -> float | None:
     """Return an ISO time in seconds since the epoch."""
     try:
         return datetime.fromisoformat(str(text)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -349,6 +349,19 @@ def test_an_instances_clock_cannot_work_in_the_future(instance: Instance) -> Non
     assert Instance.objects.filter(last_active_at__lte=Now()).exists()
 
 
+@pytest.mark.parametrize("moment", [2.0**40, -1e14, 1e308, 253_402_387_139.0, -62_135_683_140.0])
+def test_a_moment_that_no_calendar_has_costs_nobody_the_report(instance: Instance, moment: float) -> None:
+    """Jupyter may say `9999-12-31T23:59:59-23:59`: it is its user's program."""
+    other = InstanceFactory(state=State.ACTIVE)
+    rows = [
+        {"instance": str(instance.uid), "answers": {"jupyter": True}, "activity": {"busy": 0, "last_active": moment}},
+        {"instance": str(other.uid), "answers": {"jupyter": True}, "activity": {"busy": 1}},
+    ]
+    assert ask("POST", "/report", {"instances": rows})[0] == 200
+    assert Instance.objects.get(pk=other.pk).last_active_at is not None
+    assert Instance.objects.get(pk=instance.pk).last_active_at is None
+
+
 def test_earlier_activity_does_not_turn_the_clock_back(instance: Instance) -> None:
     late = report(instance, {"busy": 1}).last_active_at
     assert report(instance, {"busy": 0, "last_active": 1.0}).last_active_at == late

@@ -217,7 +217,20 @@ def test_the_report_says_who_answers_and_who_works(gateway: Harness) -> None:
     assert "activity" not in look(gateway), "asked once a minute"
 
 
-@pytest.mark.parametrize("kernels", [b"", b"{", b"{}", b'"x"', b"[1, null]", b'[{"last_activity": "never"}]'])
+@pytest.mark.parametrize(
+    "kernels",
+    [
+        b"",
+        b"{",
+        b"{}",
+        b'"x"',
+        b"[1, null]",
+        b"[" * 100_000,
+        b'[{"last_activity": "never"}]',
+        b'[{"last_activity": {"a": []}}]',
+    ],
+    ids=lambda kernels: repr(kernels[:30]),
+)
 def test_an_instance_that_answers_nonsense_is_not_called_idle_or_busy(gateway: Harness, kernels: bytes) -> None:
     jupyter(gateway.instance(), kernels)
     activity = look(gateway)["activity"]
