@@ -145,6 +145,7 @@ def test_only_the_web_is_called(url: str) -> None:
 def test_a_call_closes_what_it_opened(op: HostileOP) -> None:
     """And leaves it to no collector of garbage, which would say so."""
     op.replies["/large"] = Reply(b"x" * 200_000)
+    gc.collect()  # what other tests have left
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", ResourceWarning)
         for _ in range(3):
