@@ -119,6 +119,15 @@ async def test_broken_connections_cost_no_request(rig: Rig, browser: Browser) ->
 
 
 async def test_the_worker_says_once_that_it_is_away_and_once_that_it_is_back(rig: Rig) -> None:
+    """When it has nothing in hand: a step that is broken off says so too."""
+
+    def in_hand() -> object:
+        with rig.database() as database:
+            moving = "state NOT IN ('active', 'stopped', 'error', 'deleted') OR lease_token IS NOT NULL"
+            found = database.execute(f"SELECT count(*) FROM instances_instance WHERE {moving}").fetchone()
+        return found[0] if found else None
+
+    await until(lambda: in_hand() == 0, what="the end of what earlier tests have begun")
     already = len(rig.log(rig.worker))
 
     def said() -> list[str]:
