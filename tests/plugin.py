@@ -104,5 +104,6 @@ class Scheduling(LoadFileScheduling):
         return next((folder for folder in _SHARED if file.startswith(folder)), file)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
     return Scheduling(config, log)
