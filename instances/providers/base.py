@@ -175,10 +175,13 @@ class Usage:
 
 @dataclass(frozen=True)
 class Capacity:
+    """How many machines of a flavour there is room for; `source` says where that is known from."""
+
     flavour: str
     free: int
     total: int
     gpus_free: int = 0
+    source: str = ""
 
 
 class Provider(Protocol):

@@ -1,0 +1,147 @@
+"""From what was seen to a phase: a table from top to bottom, the first row that fits counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from instances.lifecycle import Phase
+from instances.providers.kubernetes.errors import quota_text
+from instances.providers.kubernetes.sight import Sight
+
+#: seconds: a healthy start may show "unscheduled" for a moment; a deletion or an end that takes longer hangs
+FLASH, DELETING, ENDING = 10.0, 600.0, 60.0
+#: a container that lived for as long is not in a loop; so many ends within it are
+LOOP, TIMES = 600.0, 3
+#: what the controller is told for good; other refusals (no default account yet) pass
+_REFUSALS = ("exceeded quota", "violates PodSecurity", "denied", "is invalid")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`withdraw`: the cluster would go on trying and succeed when nobody waits any more, so the wish is taken back."""
+
+    phase: Phase
+    reason: str = ""
+    detail: str = ""
+    withdraw: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    fits: Callable[[Sight], bool]
+    verdict: Callable[[Sight], Verdict]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What a container waits for: pending for so many seconds, then failed (None: for ever)."""
+
+    patience: float | None
+    reason: str
+
+
+WAITING = {
+    "ErrImagePull": Waiting(60, "image-missing"),
+    "ImagePullBackOff": Waiting(60, "image-missing"),
+    "InvalidImageName": Waiting(0, "image-missing"),
+    "ErrImageNeverPull": Waiting(0, "image-missing"),
+    "CreateContainerConfigError": Waiting(30, "pod-refused"),
+    "CreateContainerError": Waiting(60, "pod-refused"),
+    "RunContainerError": Waiting(60, "pod-refused"),
+    "ContainerCreating": Waiting(None, ""),
+    "PodInitializing": Waiting(None, ""),
+}
+
+
+def judge(seen: Sight) -> Verdict:
+    """Return the verdict of the first row that fits."""
+    return next(row for row in TABLE if row.fits(seen)).verdict(seen)
+
+
+def wants_events(seen: Sight) -> bool:
+    """Whether the table would read events: asked for then only, as there are many of them."""
+    absent = seen.wanted == 1 and seen.pod is None and not seen.deleted_at
+    stuck = seen.waiting in ("ContainerCreating", "CreateContainerError") and seen.placed_for > FLASH
+    return absent or stuck or seen.pod_phase == "Failed"
+
+
+# ---- verdicts of their own ----
+def _deleting(seen: Sight) -> Verdict:
+    if seen.now - seen.deleted_at < DELETING:
+        return Verdict(Phase.PENDING)
+    return Verdict(Phase.PENDING, "delete-hangs", f"held by {', '.join(seen.finalizers) or 'its pod'}")
+
+
+def _ending(seen: Sight) -> Verdict:
+    late = seen.pod_leaves_at and seen.now > seen.pod_leaves_at + ENDING
+    return Verdict(Phase.PENDING, "node-lost" if late else "")
+
+
+def _replaced(seen: Sight) -> Verdict:
+    lost = seen.node_is_silent and seen.now > seen.pod_leaves_at
+    return Verdict(Phase.RUNNING, "node-lost" if lost else "being-replaced")
+
+
+def _refusal(seen: Sight) -> Verdict:
+    message = seen.told("FailedCreate")
+    if "exceeded quota" in message:
+        return Verdict(Phase.FAILED, "no-capacity", quota_text(message), withdraw=True)
+    return Verdict(Phase.FAILED, "rejected", message, withdraw=True)
+
+
+def _ended_pod(seen: Sight) -> Verdict:
+    reason = "evicted" if seen.status.get("reason") == "Evicted" else "host-failed"
+    again = seen.count("RecreatingFailedPod", LOOP) >= TIMES
+    return Verdict(Phase.FAILED if again else Phase.PENDING, reason, str(seen.status.get("message", "")), again)
+
+
+def _unscheduled(seen: Sight) -> Verdict:
+    if seen.unscheduled_for < FLASH:
+        return Verdict(Phase.PENDING)
+    return Verdict(Phase.PENDING, "no-capacity", str(seen.conditions["PodScheduled"].get("message", "")))
+
+
+def _waiting(seen: Sight) -> Verdict:
+    row = WAITING[seen.waiting]
+    unmounted = seen.told("FailedMount", "FailedAttachVolume")
+    if row.patience is None:
+        return Verdict(Phase.PENDING, "mount-missing" if unmounted else "", unmounted)
+    failed = seen.placed_for >= row.patience
+    return Verdict(Phase.FAILED if failed else Phase.PENDING, row.reason, seen.waits_because or unmounted, failed)
+
+
+def _crashing(seen: Sight) -> Verdict:
+    reason, code = str(seen.ending.get("reason", "")), seen.ending.get("exitCode")
+    ours = "out-of-memory" if reason == "OOMKilled" else "ended"
+    looping = seen.restarts >= TIMES and seen.ran_for < LOOP
+    # its wish stands: with the pod its log would go, which says why
+    return Verdict(Phase.FAILED if looping else Phase.RUNNING, ours, f"It ended with code {code} ({reason}).")
+
+
+def _refused(seen: Sight) -> bool:
+    message = seen.told("FailedCreate")
+    return any(word in message for word in _REFUSALS)
+
+
+def _always(phase: Phase, reason: str = "") -> Callable[[Sight], Verdict]:
+    return lambda seen: Verdict(phase, reason)
+
+
+TABLE = (
+    Row("being deleted", lambda seen: bool(seen.deleted_at), _deleting),
+    Row("stopped", lambda seen: seen.wanted == 0 and seen.pod is None, _always(Phase.STOPPED)),
+    Row("stopping", lambda seen: seen.wanted == 0, _ending),
+    Row("no pod, refused", lambda seen: seen.pod is None and _refused(seen), _refusal),
+    Row("no pod yet", lambda seen: seen.pod is None, _always(Phase.PENDING)),
+    Row("pod being deleted", lambda seen: bool(seen.pod_leaves_at), _replaced),
+    Row("pod ended", lambda seen: seen.pod_phase == "Failed", _ended_pod),
+    Row("no node", lambda seen: seen.is_false("PodScheduled"), _unscheduled),
+    Row("container waits", lambda seen: seen.waiting in WAITING, _waiting),
+    Row("container crashes", lambda seen: seen.waiting == "CrashLoopBackOff", _crashing),
+    Row("node is silent", lambda seen: seen.node_is_silent, _always(Phase.UNKNOWN, "node-lost")),
+    Row("runs", lambda seen: seen.pod_phase == "Running", _always(Phase.RUNNING)),
+    Row("begins", lambda seen: seen.pod_phase == "Pending", _always(Phase.PENDING)),
+    Row("anything else", lambda seen: True, _always(Phase.UNKNOWN)),
+)

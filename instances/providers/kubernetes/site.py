@@ -1,0 +1,117 @@
+"""A Provider row's options as one frozen value, checked when the provider is made."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from instances.providers.base import MountMissing, ProviderError
+
+_GIB = 2**30
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_ACCESS = ("ReadWriteMany", "ReadWriteOncePod")
+
+
+class BadOptions(ProviderError):
+    """The row's options cannot be used; the text says which."""
+
+    code = "bad-options"
+
+
+@dataclass(frozen=True)
+class DataRoot:
+    """Sources below `prefix` lie in a volume, below `path` of it: an operator's claim, or an inline CSI volume."""
+
+    prefix: str
+    path: str = ""
+    claim: str = ""
+    csi: Mapping[str, Any] = field(default_factory=dict)
+
+    def volume(self) -> dict[str, Any]:
+        """Return the pod's volume source: read-only, whatever the options say."""
+        if self.claim:
+            return {"persistentVolumeClaim": {"claimName": self.claim, "readOnly": True}}
+        return {"csi": {**self.csi, "readOnly": True}}
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a provider's instances live, and what every pod of theirs is given."""
+
+    deployment: str
+    namespace: str
+    #: as it was at set-up; another one is another cluster, or a namespace made anew
+    namespace_uid: str = ""
+    #: a file; none: the account of the pod that the portal itself runs in
+    kubeconfig: str = ""
+    context: str = ""
+    scratch_class: str = ""
+    scratch_size: int = 10 * _GIB
+    home_class: str = ""
+    home_access: str = "ReadWriteMany"
+    temporary_size: int = _GIB
+    ephemeral_size: int = 2 * _GIB
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    priority_class: str = ""
+    pull_secrets: tuple[str, ...] = ()
+    user_namespaces: bool = False
+    uid: int = 1000
+    gid: int = 100
+    #: a flavour's kind of GPU → the resource that nodes offer; "" for every other kind
+    gpu_resources: Mapping[str, str] = field(default_factory=lambda: {"": "nvidia.com/gpu"})
+    data: tuple[DataRoot, ...] = ()
+    #: where the key of the instances' secrets lies when no variable says so
+    secrets: Path | None = None
+
+    @property
+    def tag(self) -> str:
+        """The deployment as a label's value: the id itself where it can be one."""
+        if _LABEL.fullmatch(self.deployment):
+            return self.deployment
+        return hashlib.sha256(self.deployment.encode()).hexdigest()[:40]
+
+    def gpu(self, kind: str) -> str:
+        return self.gpu_resources.get(kind) or self.gpu_resources.get("", "nvidia.com/gpu")
+
+    def locate(self, source: str) -> tuple[int, str]:
+        """Return the number of the data root that holds a source, and the path within its volume."""
+        if posixpath.normpath(source) != source.rstrip("/") or not source.startswith("/"):
+            raise MountMissing(f"{source} is no plain absolute path")
+        for number, root in enumerate(self.data):
+            prefix = root.prefix.rstrip("/")
+            if source == prefix or source.startswith(f"{prefix}/"):
+                return number, posixpath.join(root.path, source[len(prefix) + 1 :].rstrip("/")).rstrip("/")
+        raise MountMissing(f"{source} lies below no data root of this cluster")
+
+
+def site_of(options: Mapping[str, Any]) -> Site:
+    """Return the options as a Site; BadOptions names what is wrong with them."""
+    known = {name: options[name] for name in Site.__dataclass_fields__ if name in options}
+    try:
+        known["data"] = tuple(_root(root) for root in options.get("data", ()))
+        known["tolerations"] = tuple(options.get("tolerations", ()))
+        known["pull_secrets"] = tuple(options.get("pull_secrets", ()))
+        known["secrets"] = Path(options["state_dir"]) / "secrets" if options.get("state_dir") else None
+        site = Site(**known)
+    except (TypeError, KeyError, ValueError) as error:
+        raise BadOptions(f"the provider's options: {error}") from error
+    if not site.namespace or not site.deployment:
+        raise BadOptions("the provider's options name no namespace")
+    if site.home_access not in _ACCESS:
+        raise BadOptions(f"home_access is one of {', '.join(_ACCESS)}, not {site.home_access}")
+    return site
+
+
+def _root(given: Mapping[str, Any]) -> DataRoot:
+    root = DataRoot(**given)
+    if bool(root.claim) == bool(root.csi):
+        raise ValueError(f"data root {root.prefix}: name either a claim or a csi volume")
+    if not root.prefix.startswith("/") or ".." in root.path.split("/") or root.path.startswith("/"):
+        raise ValueError(f"data root {root.prefix}: an absolute prefix, and a path inside the volume")
+    return root

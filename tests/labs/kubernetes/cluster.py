@@ -1,0 +1,394 @@
+"""A real Kubernetes on this machine, in a folder of its own; level a: etcd, API server, controllers, scheduler, kwok.
+
+Real are the API, its rights, admission, quotas, scheduling and controllers; pods only claim to run (kwok.py). Nothing
+leaves loopback. The manifests of deploy/kubernetes are what the portal's account gets, exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from instances.providers.base import ProviderError
+from instances.providers.kubernetes.client import Cluster
+from instances.providers.kubernetes.errors import Exists, NotThere
+from instances.providers.kubernetes.site import Site
+from tests.labs.kubernetes import kwok
+from tests.labs.kubernetes.pki import Pki
+from tests.labs.kubernetes.processes import Daemon
+
+ROOT = Path(__file__).resolve().parents[3]
+MANIFESTS = ROOT / "deploy" / "kubernetes"
+#: of the portal in the lab
+NAMESPACE, ACCOUNT = "beamport", "beamport"
+#: in the order in which they start
+COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok", "kwok-solo")
+NODES = ("fake-1", "fake-2")
+#: a node with a kwok of its own (`freeze("kwok-solo")` loses it) that takes only what tolerates this
+SOLO, TAINT = "fake-solo", "lab/solo"
+_PATHS = {
+    "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
+    "ResourceQuota": "/api/v1/namespaces/{namespace}/resourcequotas",
+    "Namespace": "/api/v1/namespaces",
+    "Node": "/api/v1/nodes",
+    "StorageClass": "/apis/storage.k8s.io/v1/storageclasses",
+    "ValidatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
+    "PersistentVolumeClaim": "/api/v1/namespaces/{namespace}/persistentvolumeclaims",
+}
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Account:
+    """The portal's way into one namespace."""
+
+    namespace: str
+    namespace_uid: str
+    kubeconfig: Path
+
+
+class Lab:
+    """Use as a context: up at its beginning, gone with all its files at its end."""
+
+    def __init__(self, programs: Path) -> None:
+        self.programs = programs
+        self.folder = Path(tempfile.mkdtemp(prefix="bpk-", dir="/var/tmp"))
+        self.logs = self.folder / "log"
+        self.logs.mkdir()
+        names = ("api", "etcd", "peer", "controller", "scheduler", "kwok", "kwok-solo")
+        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
+        self.server = f"https://127.0.0.1:{self.ports['api']}"
+        self.pki = Pki(self.folder / "pki", self.server)
+        self.daemons: dict[str, Daemon] = {}
+
+    def __enter__(self) -> Lab:
+        try:
+            self.up()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+    # ---- up and away ----
+    def up(self) -> None:
+        commands = self._commands()
+        self.daemons = {name: Daemon(name, commands[name], self.logs) for name in COMPONENTS}
+        self.daemons["etcd"].start()
+        self.start("kube-apiserver")
+        for name in COMPONENTS[2:]:
+            self.daemons[name].start()
+        self._seed()
+        for name in (*NODES, SOLO):
+            self.daemons["kwok"].wait_until(lambda name=name: self._node_is_ready(name))
+
+    def remove(self) -> None:
+        """Stop all that runs, clients first, and delete every file."""
+        with ThreadPoolExecutor(len(COMPONENTS)) as pool:
+            list(pool.map(lambda name: self._stop(name), COMPONENTS[2:]))
+        for name in ("kube-apiserver", "etcd"):
+            self._stop(name)
+        for path in self._volumes:
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _stop(self, name: str) -> None:
+        if name == "kube-apiserver" and name in self.daemons and self.daemons[name].is_alive:
+            self._note_volumes()
+        if name in self.daemons:
+            self.daemons[name].stop()
+
+    def start(self, name: str) -> None:
+        """Start a component that was killed, and wait until it serves."""
+        daemon = self.daemons[name]
+        daemon.start()
+        if name == "kube-apiserver":
+            daemon.wait_until(self._api_answers)
+        elif name == "etcd":
+            daemon.wait_until(lambda: _is_open(self.ports["etcd"]))
+
+    def freeze(self, name: str) -> None:
+        self.daemons[name].freeze()
+
+    def thaw(self, name: str) -> None:
+        self.daemons[name].thaw()
+
+    def kill(self, name: str) -> None:
+        self.daemons[name].kill()
+
+    def heal(self) -> None:
+        """Bring back all that was frozen or killed."""
+        for name in COMPONENTS:
+            self.daemons[name].thaw()
+            self.start(name)
+
+    # ---- clients ----
+    @cached_property
+    def admin(self) -> Cluster:
+        """The administrator's client, for the portal's namespace by its own paths and for all else by `ask`."""
+        path = self.pki.kubeconfig("admin", group="system:masters")
+        return Cluster(Site(deployment="administrator", namespace=NAMESPACE, kubeconfig=str(path)))
+
+    def in_namespace(self, namespace: str) -> Cluster:
+        path = self.pki.folder / "admin.conf"
+        return Cluster(Site(deployment="administrator", namespace=namespace, kubeconfig=str(path)))
+
+    def apply(self, found: Object, namespace: str = "") -> Object:
+        """Make an object as the administrator; one that is there is left as it is."""
+        path = _PATHS[found["kind"]].format(namespace=namespace)
+        try:
+            return self.admin.ask("POST", path, body=found)
+        except Exists:
+            return self.admin.ask("GET", f"{path}/{found['metadata']['name']}")
+
+    def drop(self, kind: str, name: str, namespace: str = "") -> None:
+        """Delete an object as the administrator."""
+        try:
+            self.admin.ask("DELETE", f"{_PATHS[kind].format(namespace=namespace)}/{name}", body={})
+        except NotThere:
+            return
+
+    # ---- namespaces ----
+    def namespace(self, name: str = "", *, quota: Object | None = None) -> Account:
+        """Make a namespace as deploy/kubernetes says, with a quota of its own, and return the portal's way into it."""
+        name = name or f"lab-{uuid.uuid4().hex[:8]}"
+        for found in self.manifests:
+            if found["kind"] != "ResourceQuota":
+                self.apply(_moved(found, name), name)
+        if quota:
+            self.apply({"kind": "ResourceQuota", "metadata": {"name": "lab"}, "spec": {"hard": quota}}, name)
+        self._wait_for_accounts(name)
+        uid = self.in_namespace(name).namespace_uid()
+        return Account(name, uid, self.token(name))
+
+    def token(self, namespace: str, server: str = "") -> Path:
+        """Return a kubeconfig with a fresh token of the portal's account, valid for an hour."""
+        path = f"{_PATHS['ServiceAccount'].format(namespace=namespace)}/{ACCOUNT}/token"
+        answer = self.admin.ask("POST", path, body={"spec": {"expirationSeconds": 3600}})
+        account = {"token": answer["status"]["token"]}
+        name = f"portal-{namespace}" + (f"-{server.rpartition(':')[2]}" if server else "")
+        return self.pki.write_config(name, account, server=server, namespace=namespace)
+
+    @cached_property
+    def manifests(self) -> list[Object]:
+        """What `kubectl apply -k deploy/kubernetes` would apply."""
+        argv = [str(self.programs / "kubectl"), "kustomize", str(MANIFESTS)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+        return list(yaml.safe_load_all(done.stdout))
+
+    def _wait_for_accounts(self, namespace: str) -> None:
+        """A pod needs the namespace's default account, which a controller makes."""
+        path = f"{_PATHS['ServiceAccount'].format(namespace=namespace)}/default"
+        self.daemons["kube-controller-manager"].wait_until(lambda: _answers(lambda: self.admin.ask("GET", path)))
+
+    # ---- what is in it from the beginning ----
+    def _seed(self) -> None:
+        classes = {"disk": "kubernetes.io/host-path", "never": "lab/nobody"}
+        for name, provisioner in classes.items():
+            default = {"storageclass.kubernetes.io/is-default-class": "true"} if name == "disk" else {}
+            body = {"kind": "StorageClass", "metadata": {"name": f"lab-{name}", "annotations": default}}
+            self.apply(body | {"provisioner": provisioner, "reclaimPolicy": "Delete"})
+        for name in NODES:
+            self._add_node(kwok.node(name, "pool", gpus=2 if name == NODES[-1] else 0))
+        self._add_node(kwok.node(SOLO, "solo", taint=TAINT))
+
+    def _add_node(self, node: Object) -> None:
+        self.apply(node)
+        name = node["metadata"]["name"]
+        self.admin.ask("PATCH", f"/api/v1/nodes/{name}/status", body={"status": node["status"]})
+
+    def _node_is_ready(self, name: str) -> bool:
+        conditions = self.admin.ask("GET", f"/api/v1/nodes/{name}")["status"].get("conditions", ())
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+    def _api_answers(self) -> bool:
+        if not _is_open(self.ports["api"]):
+            return False
+        return _answers(lambda: self.admin.ask("GET", "/api/v1/namespaces/kube-system"))
+
+    # ---- volumes: the controller-manager's own provisioner makes folders outside ours ----
+    @cached_property
+    def _volumes(self) -> set[Path]:
+        return set()
+
+    def _note_volumes(self) -> None:
+        try:
+            found = self.admin.ask("GET", "/api/v1/persistentvolumes")["items"]
+        except ProviderError:
+            return
+        paths = [Path(one["spec"]["hostPath"]["path"]) for one in found if "hostPath" in one["spec"]]
+        self._volumes.update(path for path in paths if path.parent == Path("/tmp/hostpath_pv"))
+
+    # ---- command lines ----
+    def _commands(self) -> dict[str, list[str]]:
+        port, folder = self.ports, self.folder
+        local = "http://127.0.0.1"
+        return {
+            "etcd": [
+                str(self.programs / "etcd"),
+                *_flags(
+                    {
+                        "name": "lab",
+                        "data-dir": str(folder / "etcd"),
+                        "unsafe-no-fsync": "true",
+                        "listen-client-urls": f"{local}:{port['etcd']}",
+                        "advertise-client-urls": f"{local}:{port['etcd']}",
+                        "listen-peer-urls": f"{local}:{port['peer']}",
+                        "initial-advertise-peer-urls": f"{local}:{port['peer']}",
+                        "initial-cluster": f"lab={local}:{port['peer']}",
+                        "log-level": "warn",
+                    }
+                ),
+            ],
+            "kube-apiserver": self._api_server(),
+            "kube-controller-manager": self._controllers(),
+            "kube-scheduler": self._scheduler(),
+            "kwok": self._kwok("kwok", "pool"),
+            "kwok-solo": self._kwok("kwok-solo", "solo"),
+        }
+
+    def _api_server(self) -> list[str]:
+        certificate, key = self.pki.certificate("server", user="kube-apiserver")
+        public, private = self.pki.key_pair("accounts")
+        audit = self.folder / "audit.json"
+        users = [f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"]
+        rules = [{"level": "Metadata", "users": users}, {"level": "None"}]
+        policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": rules}
+        audit.write_text(json.dumps(policy))
+        flags = {
+            "etcd-servers": f"http://127.0.0.1:{self.ports['etcd']}",
+            "bind-address": "127.0.0.1",
+            "advertise-address": "127.0.0.1",
+            "secure-port": str(self.ports["api"]),
+            "endpoint-reconciler-type": "none",
+            "service-cluster-ip-range": "10.223.0.0/20",
+            "authorization-mode": "Node,RBAC",
+            "anonymous-auth": "false",
+            "client-ca-file": str(self.pki.root),
+            "tls-cert-file": str(certificate),
+            "tls-private-key-file": str(key),
+            "service-account-issuer": self.server,
+            "service-account-key-file": str(public),
+            "service-account-signing-key-file": str(private),
+            "audit-policy-file": str(audit),
+            "audit-log-path": str(self.logs / "audit.log"),
+            "profiling": "false",
+            "default-not-ready-toleration-seconds": "20",
+            "default-unreachable-toleration-seconds": "20",
+        }
+        return [str(self.programs / "kube-apiserver"), *_flags(flags)]
+
+    def _controllers(self) -> list[str]:
+        config = self.pki.kubeconfig("controllers", user="system:kube-controller-manager")
+        flags = self._as(config, "controller") | {
+            "leader-elect": "false",
+            "use-service-account-credentials": "true",
+            "service-account-private-key-file": str(self.pki.folder / "accounts.key"),
+            "root-ca-file": str(self.pki.root),
+            "enable-hostpath-provisioner": "true",
+            "node-monitor-period": "1s",
+            "node-monitor-grace-period": "12s",
+            "kube-api-qps": "1000",
+            "kube-api-burst": "2000",
+            "pvclaimbinder-sync-period": "5s",
+            "profiling": "false",
+        }
+        return [str(self.programs / "kube-controller-manager"), *_flags(flags)]
+
+    def _scheduler(self) -> list[str]:
+        path = self.pki.kubeconfig("scheduler", user="system:kube-scheduler")
+        config = {
+            "apiVersion": "kubescheduler.config.k8s.io/v1",
+            "kind": "KubeSchedulerConfiguration",
+            "clientConnection": {"kubeconfig": str(path), "qps": 1000, "burst": 2000},
+            "leaderElection": {"leaderElect": False},
+            "podInitialBackoffSeconds": 1,
+            "podMaxBackoffSeconds": 1,
+        }
+        file = self.folder / "scheduler.json"
+        file.write_text(json.dumps(config))
+        flags = self._as(path, "scheduler")
+        del flags["kubeconfig"]
+        return [str(self.programs / "kube-scheduler"), *_flags(flags | {"config": str(file)})]
+
+    def _as(self, config: Path, port: str) -> dict[str, str]:
+        return {
+            "kubeconfig": str(config),
+            "authentication-kubeconfig": str(config),
+            "authorization-kubeconfig": str(config),
+            "bind-address": "127.0.0.1",
+            "secure-port": str(self.ports[port]),
+        }
+
+    def _kwok(self, name: str, pool: str) -> list[str]:
+        config = self.pki.kubeconfig(name, group="system:masters")
+        file = self.folder / f"{name}.yaml"
+        file.write_text(kwok.config(pool, self.ports[name]))
+        return [str(self.programs / "kwok"), "--kubeconfig", str(config), "--config", str(file)]
+
+
+def _flags(flags: dict[str, str]) -> list[str]:
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def _moved(found: Object, namespace: str) -> Object:
+    """Return a manifest for another namespace, as an overlay would."""
+    text = json.dumps(found).replace(f'"namespace": "{NAMESPACE}"', f'"namespace": "{namespace}"')
+    moved: Object = json.loads(text)
+    if namespace == NAMESPACE:
+        return moved
+    if found["kind"] == "Namespace":
+        moved["metadata"]["name"] = namespace
+    if found["kind"].startswith("ClusterRole"):
+        moved["metadata"]["name"] += f"-{namespace}"
+    if found["kind"] == "ClusterRole":
+        moved["rules"][0]["resourceNames"] = [namespace]
+    if found["kind"] == "ClusterRoleBinding":
+        moved["roleRef"]["name"] += f"-{namespace}"
+    return moved
+
+
+def _answers(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except ProviderError:
+        return False
+    return True
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as tried:
+        tried.settimeout(1)
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
