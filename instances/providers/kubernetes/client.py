@@ -228,6 +228,6 @@ def _client(site: Site) -> sdk.ApiClient:
             sdk_config.load_kube_config(site.kubeconfig, site.context or None, configuration, persist_config=False)
         else:
             sdk_config.load_incluster_config(configuration)
-    except (sdk_config.ConfigException, OSError, ValueError) as error:
+    except Exception as error:  # whatever the loader makes of somebody's file
         raise ProviderUnavailable(f"the kubeconfig of {site.namespace} cannot be used: {error}") from error
     return sdk.ApiClient(configuration)

@@ -152,7 +152,8 @@ class Reflector:
             raise
         self._watch = watch
         try:
-            for event in watch:
+            events = iter(() if self._closed.is_set() else watch)  # who closes us has not seen this watch
+            for event in events:
                 if self._closed.is_set():
                     return
                 initial = self._hear(event, initial)

@@ -5,7 +5,7 @@ deploy/kubernetes/role.yaml grants exactly REQUIRED; a test compares the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,13 @@ def granted(right: Right, rules: Iterable[Mapping[str, Any]], namespace: str = "
     )
 
 
-def missing(rules: list[Mapping[str, Any]], namespace: str) -> list[Right]:
+def missing(rules: Sequence[Mapping[str, Any]], namespace: str) -> list[Right]:
     """Return the rights without which the provider cannot work."""
     required = [right for right in REQUIRED if not granted(right, rules)]
     return required + ([] if granted(NAMESPACE, rules, namespace) else [NAMESPACE])
 
 
-def excessive(rules: list[Mapping[str, Any]]) -> list[Right]:
+def excessive(rules: Sequence[Mapping[str, Any]]) -> list[Right]:
     """Return the rights that the account should not have."""
     return [right for right in FORBIDDEN if granted(right, rules)]
 

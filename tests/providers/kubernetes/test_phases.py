@@ -1,0 +1,140 @@
+"""Each row of the table of phases, with what is just not it."""
+
+from __future__ import annotations
+
+import pytest
+
+from instances.lifecycle import Phase
+from instances.providers.kubernetes import phases
+from instances.providers.kubernetes.phases import TABLE, judge, wants_events
+from instances.providers.kubernetes.sight import Sight
+from tests.providers.kubernetes.objects import NOW, ago, event, machine, pod, unscheduled, waits
+
+QUOTA = (
+    'create Pod bp-0 in StatefulSet bp failed error: pods "bp-0" is forbidden: exceeded quota: team, '
+    "requested: requests.cpu=4, used: requests.cpu=8, limited: requests.cpu=10"
+)
+SECURITY = 'pods "bp-0" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false'
+POLICY = 'admission webhook "images.example" denied the request: only images of our registry'
+NO_ACCOUNT = 'pods "bp-0" is forbidden: error looking up service account beamport/default: not found'
+CRASHED = {"terminated": {"reason": "Error", "exitCode": 1, "startedAt": ago(12), "finishedAt": ago(10)}}
+LIVED = {"terminated": {"reason": "Error", "exitCode": 1, "startedAt": ago(7000), "finishedAt": ago(10)}}
+KILLED = {"terminated": {"reason": "OOMKilled", "exitCode": 137, "startedAt": ago(12), "finishedAt": ago(10)}}
+LOOP = "CrashLoopBackOff"
+RUNS = {"running": {"startedAt": ago(20)}}
+SILENT = pod(state=RUNS, ready=False, container_ready=True)
+
+P = Phase
+# what is seen → phase, reason, whether the wish is taken back
+CASES = {
+    "being deleted": (machine(deletionTimestamp=ago(5)), pod(ready=True), (), P.PENDING, "", False),
+    "deletion hangs": (machine(deletionTimestamp=ago(601)), None, (), P.PENDING, "delete-hangs", False),
+    "stopped": (machine(0), None, (), P.STOPPED, "", False),
+    "stopped, old refusal": (machine(0), None, (event("FailedCreate", QUOTA),), P.STOPPED, "", False),
+    "stopping": (machine(0), pod(metadata={"deletionTimestamp": ago(-20)}), (), P.PENDING, "", False),
+    "stop hangs": (machine(0), pod(metadata={"deletionTimestamp": ago(61)}), (), P.PENDING, "node-lost", False),
+    "quota": (machine(), None, (event("FailedCreate", QUOTA),), P.FAILED, "no-capacity", True),
+    "pod security": (machine(), None, (event("FailedCreate", SECURITY),), P.FAILED, "rejected", True),
+    "policy": (machine(), None, (event("FailedCreate", POLICY),), P.FAILED, "rejected", True),
+    "no account yet": (machine(), None, (event("FailedCreate", NO_ACCOUNT),), P.PENDING, "", False),
+    "quota before this start": (machine(), None, (event("FailedCreate", QUOTA, 40),), P.PENDING, "", False),
+    "no pod yet": (machine(), None, (), P.PENDING, "", False),
+    "replaced": (machine(), pod(metadata={"deletionTimestamp": ago(-20)}), (), P.RUNNING, "being-replaced", False),
+    "replaced, node lost": (
+        machine(),
+        SILENT | {"metadata": SILENT["metadata"] | {"deletionTimestamp": ago(1)}},
+        (),
+        P.RUNNING,
+        "node-lost",
+        False,
+    ),
+    "evicted": (machine(), pod("Failed", status={"reason": "Evicted"}), (), P.PENDING, "evicted", False),
+    "node off": (
+        machine(),
+        pod("Failed", status={"reason": "NodeShutdown"}),
+        (),
+        P.PENDING,
+        "host-failed",
+        False,
+    ),
+    "evicted again and again": (
+        machine(),
+        pod("Failed", status={"reason": "Evicted"}),
+        (event("RecreatingFailedPod", "", count=3),),
+        P.FAILED,
+        "evicted",
+        True,
+    ),
+    "no node for a moment": (machine(), unscheduled(9), (), P.PENDING, "", False),
+    "no node": (machine(), unscheduled(10), (), P.PENDING, "no-capacity", False),
+    "image not there": (machine(), waits("ErrImagePull", created=59), (), P.PENDING, "image-missing", False),
+    "image not there at all": (machine(), waits("ImagePullBackOff", created=60), (), P.FAILED, "image-missing", True),
+    "no image's name": (machine(), waits("InvalidImageName"), (), P.FAILED, "image-missing", True),
+    "image never pulled": (machine(), waits("ErrImageNeverPull"), (), P.FAILED, "image-missing", True),
+    "config": (machine(), waits("CreateContainerConfigError", created=29), (), P.PENDING, "pod-refused", False),
+    "config for long": (machine(), waits("CreateContainerConfigError", created=30), (), P.FAILED, "pod-refused", True),
+    "bad command": (machine(), waits("RunContainerError", created=60), (), P.FAILED, "pod-refused", True),
+    "not created": (machine(), waits("CreateContainerError", created=59), (), P.PENDING, "pod-refused", False),
+    "being created": (machine(), waits("ContainerCreating", created=300), (), P.PENDING, "", False),
+    "volume stuck": (
+        machine(),
+        waits("ContainerCreating", created=20),
+        (event("FailedMount", "timed out"),),
+        P.PENDING,
+        "mount-missing",
+        False,
+    ),
+    "out of memory": (machine(), waits(LOOP, phase="Running", last=KILLED), (), P.RUNNING, "out-of-memory", False),
+    "ended": (machine(), waits(LOOP, phase="Running", last=CRASHED, restarts=2), (), P.RUNNING, "ended", False),
+    "crashes": (machine(), waits(LOOP, phase="Running", last=CRASHED, restarts=3), (), P.FAILED, "ended", False),
+    "crashed now and then": (
+        machine(),
+        waits(LOOP, phase="Running", last=LIVED, restarts=9),
+        (),
+        P.RUNNING,
+        "ended",
+        False,
+    ),
+    "node silent": (machine(), SILENT, (), P.UNKNOWN, "node-lost", False),
+    "not ready": (machine(), pod(state=RUNS, ready=False), (), P.RUNNING, "", False),
+    "ready": (machine(), pod(state=RUNS, ready=True), (), P.RUNNING, "", False),
+    "nobody has looked": (machine(), pod("Pending", placed=False), (), P.PENDING, "", False),
+    "a phase that there is not": (machine(), pod("Dancing"), (), P.UNKNOWN, "", False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_seen_is_a_phase_with_a_reason(case):
+    found, seen_pod, events, phase, reason, withdraw = CASES[case]
+    verdict = judge(Sight(found, seen_pod, events, NOW))
+    assert (verdict.phase, verdict.reason, verdict.withdraw) == (phase, reason, withdraw)
+
+
+def test_every_row_of_the_table_is_reached():
+    reached = set()
+    for found, seen_pod, events, *_ in CASES.values():
+        seen = Sight(found, seen_pod, events, NOW)
+        reached.add(next(row.name for row in TABLE if row.fits(seen)))
+    assert reached == {row.name for row in TABLE}
+
+
+def test_every_reason_to_wait_is_tried():
+    tried = {Sight(found, seen_pod).waiting for found, seen_pod, *_ in CASES.values()}
+    assert set(phases.WAITING) - tried == {"PodInitializing"}
+
+
+def test_a_quota_says_which_resource_is_short():
+    verdict = judge(Sight(machine(), None, (event("FailedCreate", QUOTA),), NOW))
+    assert verdict.detail == "quota team has no room for requests.cpu 4 (used 8 of 10)"
+
+
+def test_the_scheduler_says_what_is_missing():
+    assert "Insufficient cpu" in judge(Sight(machine(), unscheduled(60), (), NOW)).detail
+
+
+def test_events_are_asked_for_only_where_they_decide():
+    asked = {name for name, (found, seen_pod, *_) in CASES.items() if wants_events(Sight(found, seen_pod, (), NOW))}
+    assert asked == {
+        *("quota", "pod security", "policy", "no account yet", "quota before this start", "no pod yet"),
+        *("evicted", "node off", "evicted again and again", "being created", "volume stuck", "not created"),
+    }
