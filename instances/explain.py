@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from instances import reasons
+from instances.lifecycle import State
 from instances.models import Instance, Plan
 
 _GIB = 2**30
@@ -13,6 +14,8 @@ def explain(instance: Instance, reason: str, detail: str = "") -> str:
     parts = [reasons.sentence(reason)]
     if reason == "out-of-memory":
         parts = [_memory(instance)]
+    elif reason == "home-held":
+        parts.append(_holder(instance))
     elif detail and (reason in reasons.DETAILED or reason not in reasons.SENTENCES):
         parts.append(detail)
     return " ".join(part for part in parts if part)
@@ -25,6 +28,13 @@ def _memory(instance: Instance) -> str:
     if larger is None:
         return f"{text} There is no larger plan; open less at a time."
     return f"{text} The next larger plan is “{larger.name}” with {_size(larger.flavour.memory)}."
+
+
+def _holder(instance: Instance) -> str:
+    """Name the machine that has the home."""
+    others = Instance.objects.alive().filter(home=instance.home, home__isnull=False).exclude(pk=instance.pk)
+    holder = others.exclude(state=State.STOPPED).order_by("-state_changed_at").first()
+    return f"It is in use by “{holder.name}”." if holder else ""
 
 
 def next_larger_plan(plan: Plan) -> Plan | None:

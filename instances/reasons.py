@@ -35,6 +35,13 @@ SENTENCES = {
     "them, or restart the kernel; a reboot ends them all.",
     "disk-full": "The disk is full.",
     "supervisor-restarted": "The service that keeps the machines was restarted. Start brings this one back.",
+    "home-held": "Your home can be used by one machine at a time. This one starts when the other has stopped.",
+    "disk-held": "Somebody has marked the disk of this machine for deletion, so nothing was done. Tell support.",
+    "node-lost": "The computer that carries this machine does not answer. It may still be running there; please wait.",
+    "evicted": "The computer that carried this machine ran short and ended it. It is started again by itself.",
+    "being-replaced": "The machine is being started again.",
+    "pod-refused": "The machine cannot be started as its plan describes it. Tell support, or choose another plan.",
+    "delete-hangs": "The machine takes unusually long to be removed. An operator has to look at it.",
     "home-owner": "Your home belongs to another account on the storage. An operator has to look at it.",
 }
 

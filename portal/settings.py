@@ -251,7 +251,10 @@ SPECTACULAR_SETTINGS = {
 EXTRA_DATA_PYTHON = env.text("EXTRA_DATA_PYTHON", str(STATE_DIR / "images" / "jupyter" / "bin" / "python"))
 
 # ---- instances ----
-PROVIDER_KINDS = {"local": "instances.providers.local.LocalProvider"}
+PROVIDER_KINDS = {
+    "local": "instances.providers.local.LocalProvider",
+    "kubernetes": "instances.providers.kubernetes.KubernetesProvider",  # with the extra of this name
+}
 if DEMO:  # machines that are nothing but a row: for the tests
     PROVIDER_KINDS["memory"] = "instances.providers.memory.MemoryProvider"
 SUPERVISOR_SOCKET = env.text("SUPERVISOR_SOCKET", str(RUN_DIR / "supervisor" / "supervisor.sock"))

@@ -14,6 +14,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 from tests import canary
+from tests.labs.kubernetes import build as kubernetes
 
 canary.arm()
 
@@ -72,6 +73,8 @@ def _cannot_run(item: pytest.Item) -> str:
         return ": ".join(["needs root", *root.args])
     if item.get_closest_marker("browser") and not shutil.which("chromium"):
         return "needs Chromium: apt-get install chromium"
+    if item.get_closest_marker("kubernetes") and not kubernetes.is_built():
+        return "needs the Kubernetes lab: python -m tests.labs.kubernetes build"
     return ""
 
 

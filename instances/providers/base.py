@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from instances.lifecycle import Phase
 
@@ -182,6 +182,17 @@ class Capacity:
     total: int
     gpus_free: int = 0
     source: str = ""
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A provider whose set-up lies outside the portal, and can be looked at before anybody needs it."""
+
+    def problems(self) -> list[str]:
+        """Return what an operator has to mend, a sentence each; empty when all is well."""
+
+    def confirm(self) -> dict[str, Any]:
+        """Return the options that bind the row to exactly this cloud, for the operator to keep."""
 
 
 class Provider(Protocol):

@@ -220,6 +220,10 @@ class KubernetesProvider:
                 said.append(f"the namespace is another one: its uid is {uid}, not {self.site.namespace_uid}")
         return said
 
+    def confirm(self) -> dict[str, Any]:
+        """Return the namespace's uid: from then on another namespace of this name is not taken for it."""
+        return {"namespace_uid": self.cluster.namespace_uid()}
+
     def _connect(self) -> None:
         """Before anything is asked of the cluster: it is the one of the set-up, and what may not be done is said."""
         if self._connected.is_set():

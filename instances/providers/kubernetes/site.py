@@ -14,7 +14,7 @@ from instances.providers.base import MountMissing, ProviderError
 
 _GIB = 2**30
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_ACCESS = ("ReadWriteMany", "ReadWriteOncePod")
+_ACCESS = ("ReadWriteMany", "ReadWriteOncePod", "ReadWriteOnce")
 
 
 class BadOptions(ProviderError):

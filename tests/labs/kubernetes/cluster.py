@@ -38,6 +38,8 @@ COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-schedul
 NODES = ("fake-1", "fake-2")
 #: a node with a kwok of its own (`freeze("kwok-solo")` loses it) that takes only what tolerates this
 SOLO, TAINT = "fake-solo", "lab/solo"
+#: the class of shared volumes
+SHARED = "lab-shared"
 _PATHS = {
     "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
     "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles",
@@ -48,6 +50,7 @@ _PATHS = {
     "ResourceQuota": "/api/v1/namespaces/{namespace}/resourcequotas",
     "Namespace": "/api/v1/namespaces",
     "Node": "/api/v1/nodes",
+    "PersistentVolume": "/api/v1/persistentvolumes",
     "StorageClass": "/apis/storage.k8s.io/v1/storageclasses",
     "ValidatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
     "PersistentVolumeClaim": "/api/v1/namespaces/{namespace}/persistentvolumeclaims",
@@ -70,7 +73,7 @@ class Lab:
 
     def __init__(self, programs: Path) -> None:
         self.programs = programs
-        self.folder = Path(tempfile.mkdtemp(prefix="bpk-", dir="/var/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="bpkl-", dir="/var/tmp"))
         self.logs = self.folder / "log"
         self.logs.mkdir()
         names = ("api", "etcd", "peer", "controller", "scheduler", "kwok", "kwok-solo")
@@ -196,6 +199,18 @@ class Lab:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
         return list(yaml.safe_load_all(done.stdout))
 
+    def shelve(self, count: int) -> None:
+        """Put volumes on the shelf that many pods may mount at a time: the lab's own provisioner makes none."""
+        for _ in range(count):
+            volume = {
+                "accessModes": ["ReadWriteMany", "ReadWriteOnce"],
+                "capacity": {"storage": "100Gi"},
+                "storageClassName": SHARED,
+                "persistentVolumeReclaimPolicy": "Retain",
+                "hostPath": {"path": str(self.folder / "shared")},
+            }
+            self.apply({"kind": "PersistentVolume", "metadata": {"name": uuid.uuid4().hex}, "spec": volume})
+
     def _wait_for_accounts(self, namespace: str) -> None:
         """A pod needs the namespace's default account, which a controller makes."""
         path = f"{_PATHS['ServiceAccount'].format(namespace=namespace)}/default"
@@ -208,6 +223,9 @@ class Lab:
             default = {"storageclass.kubernetes.io/is-default-class": "true"} if name == "disk" else {}
             body = {"kind": "StorageClass", "metadata": {"name": f"lab-{name}", "annotations": default}}
             self.apply(body | {"provisioner": provisioner, "reclaimPolicy": "Delete"})
+        self.apply(
+            {"kind": "StorageClass", "metadata": {"name": SHARED}, "provisioner": "kubernetes.io/no-provisioner"}
+        )
         for name in NODES:
             self._add_node(kwok.node(name, "pool", gpus=2 if name == NODES[-1] else 0))
         self._add_node(kwok.node(SOLO, "solo", taint=TAINT))

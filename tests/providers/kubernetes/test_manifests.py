@@ -264,7 +264,7 @@ def test_a_deployment_that_can_be_no_label_is_tagged_by_its_digest():
     "options",
     [
         {"namespace": ""},
-        {"namespace": "n", "home_access": "ReadWriteOnce"},
+        {"namespace": "n", "home_access": "ReadOnlyMany"},
         {"namespace": "n", "data": [{"prefix": "/a"}]},
         {"namespace": "n", "data": [{"prefix": "a", "claim": "c"}]},
         {"namespace": "n", "data": [{"prefix": "/a", "claim": "c", "path": "../x"}]},

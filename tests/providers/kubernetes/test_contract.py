@@ -1,0 +1,109 @@
+"""The contract on a real API server, scheduler and controllers; and creates at the same moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from instances.lifecycle import Phase
+from instances.providers.base import Rejected, Spec
+from instances.providers.kubernetes import KubernetesProvider
+from tests.labs.kubernetes.cluster import Lab
+from tests.providers.contract import ProviderContract
+from tests.providers.kubernetes.conftest import options_of
+
+pytestmark = pytest.mark.kubernetes
+
+
+class TestKubernetes(ProviderContract):
+    @pytest.fixture
+    def provider(self, cloud: KubernetesProvider, lab: Lab) -> KubernetesProvider:
+        self.lab = lab
+        return cloud
+
+    @pytest.fixture
+    def spec(self, make_spec: Callable[..., Spec]) -> Callable[..., Spec]:
+        return make_spec
+
+    @pytest.fixture
+    def run(self) -> str:
+        return "/data/run1"
+
+    def mounted(self, provider: KubernetesProvider, ref: str) -> list[str]:
+        """Return what the pod that stays has mounted, as the API server has it."""
+        end = time.monotonic() + self.wait
+        while True:
+            pod = self.lab.admin.get("pods", f"{ref}-0")
+            if not pod["metadata"].get("deletionTimestamp"):
+                mounts = pod["spec"]["containers"][0]["volumeMounts"]
+                return sorted(one["mountPath"] for one in mounts if one["mountPath"].startswith("/work/data/"))
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def test_eight_creates_at_a_time_make_one_machine(cloud, lab, make_spec):
+    wanted = make_spec()
+    with ThreadPoolExecutor(8) as pool:
+        refs = set(pool.map(cloud.create, [wanted] * 8))
+    assert refs == {wanted.name}
+    sets = lab.admin.find("statefulsets", labelSelector=f"beamport/instance={wanted.instance}")["items"]
+    assert [one["metadata"]["name"] for one in sets] == [wanted.name]
+    until(lambda: cloud.look(wanted.name).phase is Phase.RUNNING)
+    pods = lab.admin.find("pods", labelSelector=f"beamport/instance={wanted.instance}")["items"]
+    assert len(pods) == 1
+    cloud.delete(wanted.name)
+
+
+def test_nothing_is_left_of_a_deleted_machine_but_its_home(cloud, lab, make_spec):
+    wanted = make_spec()
+    cloud.create(wanted)
+    until(lambda: cloud.look(wanted.name).phase is Phase.RUNNING)
+    lab.admin.get("secrets", wanted.name)
+    lab.admin.get("persistentvolumeclaims", f"scratch-{wanted.name}-0")
+    cloud.delete(wanted.name)
+    until(lambda: cloud.look(wanted.name).phase is Phase.MISSING)
+    left = [
+        one["metadata"]["name"]
+        for kind in ("statefulsets", "pods", "secrets", "persistentvolumeclaims")
+        for one in lab.admin.find(kind)["items"]
+        if wanted.name in one["metadata"]["name"]
+    ]
+    assert left == []
+    lab.admin.get("persistentvolumeclaims", f"bp-home-{wanted.home.key}")
+
+
+def test_another_deployments_machine_is_not_touched(cloud, prepared, lab, make_spec):
+    other = KubernetesProvider(options_of(prepared))
+    wanted = make_spec()
+    cloud.create(wanted)
+    until(lambda: cloud.look(wanted.name).phase is Phase.RUNNING)
+    before = lab.admin.get("statefulsets", wanted.name)["metadata"]["uid"]
+    for verb in (other.start, other.stop, other.reboot, other.look):
+        with pytest.raises(Rejected):
+            verb(wanted.name)
+    with pytest.raises(Rejected):
+        other.create(wanted)
+    with pytest.raises(Rejected):
+        other.delete_home(wanted.home)
+    other.delete(wanted.name)
+    assert other.console(wanted.name) == ""
+    assert [seen for seen in other.observe() if seen.name == wanted.name] == []
+    found = lab.admin.get("statefulsets", wanted.name)
+    assert (found["metadata"]["uid"], found["spec"]["replicas"]) == (before, 1)
+    assert "deletionTimestamp" not in found["metadata"]
+    other.close()
+    cloud.delete(wanted.name)
+
+
+def test_the_accounts_rights_are_all_it_needs_and_no_more(cloud):
+    assert cloud.problems() == []
+
+
+def until(done: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
