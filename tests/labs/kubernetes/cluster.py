@@ -50,6 +50,8 @@ _PATHS = {
     "ResourceQuota": "/api/v1/namespaces/{namespace}/resourcequotas",
     "Namespace": "/api/v1/namespaces",
     "Node": "/api/v1/nodes",
+    "ValidatingAdmissionPolicy": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies",
+    "ValidatingAdmissionPolicyBinding": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
     "PersistentVolume": "/api/v1/persistentvolumes",
     "StorageClass": "/apis/storage.k8s.io/v1/storageclasses",
     "ValidatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
@@ -223,9 +225,8 @@ class Lab:
             default = {"storageclass.kubernetes.io/is-default-class": "true"} if name == "disk" else {}
             body = {"kind": "StorageClass", "metadata": {"name": f"lab-{name}", "annotations": default}}
             self.apply(body | {"provisioner": provisioner, "reclaimPolicy": "Delete"})
-        self.apply(
-            {"kind": "StorageClass", "metadata": {"name": SHARED}, "provisioner": "kubernetes.io/no-provisioner"}
-        )
+        by_hand = {"kind": "StorageClass", "metadata": {"name": SHARED}}
+        self.apply(by_hand | {"provisioner": "kubernetes.io/no-provisioner"})
         for name in NODES:
             self._add_node(kwok.node(name, "pool", gpus=2 if name == NODES[-1] else 0))
         self._add_node(kwok.node(SOLO, "solo", taint=TAINT))

@@ -1,7 +1,7 @@
 """Nodes that are only claimed, by kwok: their pods are ready at once, or fail in a way that a test asks for.
 
 The image `lab/WORD:1` or the annotation `lab/fault: WORD` of a pod names a fault of FAULTS; `none` repairs it.
-`lab/ready-delay` and `lab/delete-delay` ("3s") make it slow.
+The image `lab/slow:1` is ready after two seconds; the annotation `lab/delete-delay` ("3s") makes its end slow.
 """
 
 from __future__ import annotations
@@ -255,7 +255,9 @@ def _stages() -> Iterator[Object]:
         _is(_READY, "NotIn", "True"),
         _is(_FAULT, "NotIn", *(word for word, stages in FAULTS.items() if stages)),
     ]
-    yield _stage("pod-ready", "Pod", comes, {"statusTemplate": _ALIVE}, _delay("lab/ready-delay"))
+    slow, quick = _is(_FAULT, "In", "slow"), _is(_FAULT, "NotIn", "slow")
+    yield _stage("pod-ready", "Pod", [*comes, quick], {"statusTemplate": _ALIVE})
+    yield _stage("pod-ready-slow", "Pod", [*comes, slow], {"statusTemplate": _ALIVE}, {"durationMilliseconds": 2000})
     for stages in FAULTS.values():
         yield from stages
 

@@ -1,0 +1,417 @@
+"""Faults of pods, disks, nodes and rules on a real API server: each ends in its phase and the reason that is shown."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from instances.lifecycle import Phase
+from instances.providers.base import FlavourSpec, NoCapacity, ProviderUnavailable, Rejected
+from instances.providers.kubernetes import KubernetesProvider, phases
+from instances.providers.kubernetes.errors import DiskHeld, HomeHeld, Locked
+from instances.providers.kubernetes.phases import Waiting
+from tests.labs.kubernetes.cluster import ACCOUNT, SOLO, TAINT
+from tests.providers.kubernetes.conftest import options_of
+from tests.providers.kubernetes.faults import CLAIMS, PODS, SETS, Hand, raises_in_time
+
+pytestmark = pytest.mark.kubernetes
+
+
+@pytest.fixture
+def hand(lab, cloud, make_spec):
+    one = Hand(lab, cloud, make_spec)
+    yield one
+    one.remove_all()
+
+
+@pytest.fixture
+def another(lab, prepared, make_spec):
+    """Make providers of other options, each with a hand; a namespace of its own where one is given."""
+    made = []
+
+    def make(account=prepared, **options):
+        provider = KubernetesProvider(options_of(account, deployment=make_spec().deployment, **options))
+        made.append(Hand(lab, provider, make_spec))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.remove_all()
+        one.provider.close()
+
+
+# ---- pods ----
+def test_a_slow_start_is_waited_for(hand):
+    name = hand.create("slow")
+    hand.stays(name, Phase.PENDING, 3)
+    uid = hand.pod(name)["metadata"]["uid"]
+    hand.until(name, Phase.RUNNING)
+    assert hand.pod(name)["metadata"]["uid"] == uid
+
+
+def test_a_slow_end_is_waited_for(hand):
+    name = hand.running()
+    hand.annotate(name, delete_delay="1s")
+    hand.provider.stop(name)
+    version = hand.set(name)["metadata"]["generation"]
+    hand.stays(name, Phase.PENDING, 3)
+    hand.provider.stop(name)
+    hand.until(name, Phase.STOPPED)
+    assert hand.set(name)["metadata"]["generation"] == version, "a stop under way is not asked for again"
+
+
+def test_an_image_that_is_not_there_fails_and_is_given_up(hand, monkeypatch):
+    name = hand.create("pull")
+    hand.until(name, Phase.PENDING, "image-missing")
+    for word in ("ErrImagePull", "ImagePullBackOff"):
+        monkeypatch.setitem(phases.WAITING, word, Waiting(0.1, "image-missing"))
+    hand.until(name, Phase.FAILED, "image-missing")
+    assert hand.replicas(name) == 0
+
+
+def test_an_image_that_comes_in_time_starts(hand):
+    name = hand.create("pull")
+    hand.until(name, Phase.PENDING, "image-missing")
+    hand.repair(name)
+    hand.until(name, Phase.RUNNING)
+
+
+def test_a_missing_secret_is_a_reason(hand):
+    hand.until(hand.create("config"), Phase.PENDING, "pod-refused")
+
+
+def test_a_volume_that_cannot_be_mounted_is_a_reason(hand, monkeypatch):
+    monkeypatch.setattr(phases, "FLASH", 0.5)
+    name = hand.create("creating")
+    assert "timed out" in hand.until(name, Phase.PENDING, "mount-missing").detail
+    assert "could not be mounted" in hand.provider.console(name)
+
+
+def test_a_pod_that_is_not_ready_runs(hand):
+    name = hand.create("unready")
+    assert hand.until(name, Phase.RUNNING).endpoints == ()
+
+
+def test_a_loop_of_crashes_fails_and_keeps_its_log(hand):
+    name = hand.create("crash")
+    assert "code 1" in hand.until(name, Phase.FAILED, "ended").detail
+    assert hand.replicas(name) == 1
+
+
+def test_out_of_memory_is_said(hand):
+    hand.until(hand.create("oom"), Phase.RUNNING, "out-of-memory")
+
+
+def test_a_session_that_ends_itself_runs_again(hand):
+    hand.until(hand.create("done"), Phase.RUNNING, "ended")
+
+
+def test_an_evicted_pod_is_replaced_and_again_and_again_is_a_failure(hand):
+    name = hand.create("evict")
+    hand.until(name, Phase.FAILED, "evicted")
+    assert hand.replicas(name) == 0
+
+
+def test_a_pod_that_never_ends_is_never_forced(hand):
+    name = hand.create("stuck")
+    hand.until(name, Phase.RUNNING)
+    hand.provider.delete(name)
+    hand.stays(name, Phase.PENDING)
+    hand.provider.delete(name)
+    assert "deletionGracePeriodSeconds" in hand.pod(name)["metadata"]
+    assert hand.pod(name)["metadata"]["deletionGracePeriodSeconds"] > 0
+    hand.repair(name)
+    hand.until(name, Phase.MISSING)
+
+
+def test_a_foreign_finalizer_holds_up_and_a_create_waits_for_it(hand):
+    wanted = hand.make_spec()
+    hand.made.append(hand.provider.create(wanted))
+    hand.until(wanted.name, Phase.RUNNING)
+    hand.admin.patch(SETS, wanted.name, {"metadata": {"finalizers": ["lab/hold"]}})
+    hand.provider.delete(wanted.name)
+    hand.stays(wanted.name, Phase.PENDING)
+    with pytest.raises(ProviderUnavailable, match="still being deleted"):
+        hand.provider.create(wanted)
+    hand.admin.patch(SETS, wanted.name, {"metadata": {"finalizers": None}})
+    hand.until(wanted.name, Phase.MISSING)
+    hand.provider.create(wanted)
+    hand.until(wanted.name, Phase.RUNNING)
+
+
+# ---- room ----
+def test_more_cores_than_a_node_has_wait(hand, monkeypatch):
+    monkeypatch.setattr(phases, "FLASH", 0.5)
+    name = hand.create(flavour=FlavourSpec("huge", 999, 2**30, 0))
+    assert "Insufficient cpu" in hand.until(name, Phase.PENDING, "no-capacity").detail
+
+
+def test_a_third_gpu_waits_for_a_free_one(hand, monkeypatch):
+    monkeypatch.setattr(phases, "FLASH", 0.5)
+    flavour = FlavourSpec("gpu", 1, 2**30, 0, gpus=1)
+    first, _, third = (hand.create(flavour=flavour) for _ in range(3))
+    waiting = {name: hand.provider.look(name).phase for name in (first, third)}
+    names = hand.made[-3:]
+    deadline = time.monotonic() + 20
+    while sum(hand.provider.look(name).phase is Phase.RUNNING for name in names) < 2:
+        assert time.monotonic() < deadline, waiting
+        time.sleep(0.05)
+    (late,) = [name for name in names if hand.provider.look(name).phase is not Phase.RUNNING]
+    assert "nvidia.com/gpu" in hand.until(late, Phase.PENDING, "no-capacity").detail
+    hand.provider.stop(next(name for name in names if name != late))
+    hand.until(late, Phase.RUNNING)
+
+
+def test_a_disk_that_nobody_makes_waits(another, monkeypatch):
+    monkeypatch.setattr(phases, "FLASH", 0.5)
+    hand = another(scratch_class="lab-never")
+    assert "PersistentVolumeClaim" in hand.until(hand.create(), Phase.PENDING, "no-capacity").detail
+
+
+# ---- rules of the site ----
+def test_a_quota_that_is_full_is_given_up_and_starts_when_lifted(lab, another):
+    hand = another(lab.namespace(quota={"pods": "0"}), home_class="lab-disk", home_access="ReadWriteOnce")
+    name = hand.create(home=None)
+    seen = hand.until(name, Phase.FAILED, "no-capacity")
+    assert seen.detail == "quota lab has no room for pods 1 (used 0 of 0)"
+    assert hand.replicas(name) == 0
+    lab.drop("ResourceQuota", "lab", hand.provider.site.namespace)
+    hand.until(name, Phase.STOPPED)
+    hand.provider.start(name)
+    hand.until(name, Phase.RUNNING)
+
+
+def test_a_quota_refuses_a_home_by_name(lab, another):
+    hand = another(lab.namespace(quota={"persistentvolumeclaims": "0"}))
+    with pytest.raises(NoCapacity, match="persistentvolumeclaims 1"):
+        hand.create()
+    assert hand.admin.find(SETS)["items"] == []
+
+
+def test_what_pod_security_refuses_is_rejected(hand):
+    name = hand.stopped()
+    hand.admin.patch(SETS, name, {"spec": {"template": {"spec": {"securityContext": None}}}})
+    hand.provider.start(name)
+    assert "PodSecurity" in hand.until(name, Phase.FAILED, "rejected").detail
+    assert hand.replicas(name) == 0
+
+
+def test_what_a_policy_denies_is_rejected(lab, hand):
+    where = {"matchResources": {"namespaceSelector": {"matchLabels": _NAMESPACE}}}
+    rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["statefulsets"]}
+    policy = {
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "lab-images"},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": "!object.spec.template.spec.containers[0].image.startsWith('lab/banned')"}],
+        },
+    }
+    binding = {
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "lab-images"},
+        "spec": {"policyName": "lab-images", "validationActions": ["Deny"], **where},
+    }
+    try:
+        lab.apply(policy)
+        lab.apply(binding)
+        assert "denied request" in str(raises_in_time(Rejected, lambda: hand.create("banned")))
+        hand.running()
+    finally:
+        lab.drop("ValidatingAdmissionPolicyBinding", "lab-images")
+        lab.drop("ValidatingAdmissionPolicy", "lab-images")
+
+
+def test_a_webhook_that_is_down_concludes_nothing(lab, hand):
+    rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["statefulsets"]}
+    hook = {
+        "name": "lab.example.org",
+        "clientConfig": {"url": "https://127.0.0.1:1/", "caBundle": ""},
+        "rules": [rule],
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "failurePolicy": "Fail",
+        "timeoutSeconds": 1,
+    }
+    name = hand.running()
+    try:
+        lab.apply({"kind": "ValidatingWebhookConfiguration", "metadata": {"name": "lab"}, "webhooks": [hook]})
+        assert "failed calling webhook" in str(raises_in_time(ProviderUnavailable, hand.create))
+        with pytest.raises(ProviderUnavailable):
+            hand.provider.stop(name)
+        assert hand.provider.look(name).phase is Phase.RUNNING
+    finally:
+        lab.drop("ValidatingWebhookConfiguration", "lab")
+
+
+_NAMESPACE = {"kubernetes.io/metadata.name": "beamport"}
+
+
+# ---- rights ----
+def test_without_its_role_nothing_is_concluded(lab, prepared, hand):
+    name = hand.running()
+    lab.drop("RoleBinding", ACCOUNT, prepared.namespace)
+    try:
+        raises_in_time(Locked, lambda: hand.provider.look(name))
+        for verb in (hand.provider.stop, hand.provider.delete, hand.provider.start):
+            with pytest.raises(ProviderUnavailable):
+                verb(name)
+        assert any("get statefulsets.apps" in problem for problem in hand.provider.problems())
+    finally:
+        lab.namespace(prepared.namespace)
+    hand.until(name, Phase.RUNNING)
+
+
+def test_another_namespace_of_the_name_is_not_ours(another):
+    hand = another(namespace_uid="11111111-2222-3333-4444-555555555555")
+    with pytest.raises(ProviderUnavailable, match="not the one"):
+        hand.provider.look("bp-never-made-1")
+    with pytest.raises(ProviderUnavailable, match="not the one"):
+        hand.provider.create(hand.make_spec())
+
+
+def test_a_namespace_that_nobody_confirmed_is_not_used(another):
+    hand = another(namespace_uid="")
+    with pytest.raises(ProviderUnavailable, match="check_provider"):
+        hand.provider.look("bp-never-made-1")
+    (problem,) = hand.provider.problems()
+    assert hand.provider.confirm()["namespace_uid"] in problem
+
+
+# ---- an operator's hand ----
+def test_a_pod_that_somebody_deletes_is_made_again(hand):
+    name = hand.running()
+    uid = hand.pod(name)["metadata"]["uid"]
+    hand.admin.delete(PODS, f"{name}-0", uid)
+    end = time.monotonic() + 20
+    while hand.provider.look(name).phase is not Phase.RUNNING or hand.pod(name)["metadata"]["uid"] == uid:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_machine_that_somebody_deletes_is_missing(hand):
+    name = hand.running()
+    hand.admin.delete(SETS, name, hand.set(name)["metadata"]["uid"])
+    hand.until(name, Phase.MISSING)
+
+
+def test_a_disk_that_is_marked_for_deletion_is_held(hand):
+    name = hand.running()
+    claim = hand.admin.get(CLAIMS, f"scratch-{name}-0")
+    hand.admin.delete(CLAIMS, claim["metadata"]["name"], claim["metadata"]["uid"])
+    for verb in (hand.provider.stop, hand.provider.reboot):
+        with pytest.raises(DiskHeld):
+            verb(name)
+    assert hand.replicas(name) == 1
+    hand.stays(name, Phase.RUNNING, 2)
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_disk_that_is_gone_is_not_replaced_by_an_empty_one(made_again, hand):
+    name = hand.stopped()
+    claim = hand.admin.get(CLAIMS, f"scratch-{name}-0")
+    hand.admin.delete(CLAIMS, claim["metadata"]["name"], claim["metadata"]["uid"])
+    end = time.monotonic() + 20
+    while claim["metadata"]["name"] in [one["metadata"]["name"] for one in hand.admin.find(CLAIMS)["items"]]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    if made_again:
+        metadata = {key: claim["metadata"][key] for key in ("name", "labels")}
+        hand.admin.post(CLAIMS, {"metadata": metadata, "spec": {**claim["spec"], "volumeName": ""}})
+    with pytest.raises(DiskHeld):
+        hand.provider.start(name)
+    assert hand.replicas(name) == 0
+
+
+def test_a_home_that_was_put_in_the_place_of_another_is_not_mounted(hand):
+    wanted = hand.make_spec()
+    hand.made.append(hand.provider.create(wanted))
+    hand.until(wanted.name, Phase.RUNNING)
+    hand.provider.stop(wanted.name)
+    hand.until(wanted.name, Phase.STOPPED)
+    claim = hand.admin.get(CLAIMS, f"bp-home-{wanted.home.key}")
+    hand.admin.delete(CLAIMS, claim["metadata"]["name"], claim["metadata"]["uid"])
+    with pytest.raises(DiskHeld):
+        hand.provider.start(wanted.name)
+    assert hand.replicas(wanted.name) == 0
+
+
+def test_a_second_replica_is_taken_back(hand):
+    name = hand.running()
+    hand.admin.patch(SETS, name, {"spec": {"replicas": 2}})
+    hand.provider.look(name)
+    assert hand.replicas(name) == 1
+    end = time.monotonic() + 20
+    while len(hand.pods(name)) > 1:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    hand.until(name, Phase.RUNNING)
+
+
+def test_a_pod_that_was_let_go_is_not_ours(hand, monkeypatch):
+    name = hand.running()
+    hand.admin.patch(PODS, f"{name}-0", {"metadata": {"labels": {"beamport/machine": None}}})
+    hand.until(name, Phase.PENDING)
+    assert hand.provider.look(name).endpoints == ()
+    hand.admin.delete(PODS, f"{name}-0", hand.pod(name)["metadata"]["uid"])
+    hand.until(name, Phase.RUNNING)
+
+
+# ---- homes that one machine has at a time ----
+def test_a_home_goes_to_one_machine_at_a_time(another):
+    hand = another(home_access="ReadWriteOnce")
+    wanted = hand.make_spec()
+    hand.made.append(hand.provider.create(wanted))
+    hand.until(wanted.name, Phase.RUNNING)
+    with pytest.raises(HomeHeld, match=wanted.name):
+        hand.create(home=wanted.home)
+    hand.provider.stop(wanted.name)
+    hand.until(wanted.name, Phase.STOPPED)
+    end = time.monotonic() + 20
+    while True:
+        try:
+            second = hand.create(home=wanted.home)
+            break
+        except HomeHeld:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    hand.until(second, Phase.RUNNING)
+    with pytest.raises(HomeHeld, match=second):
+        hand.provider.start(wanted.name)
+
+
+# ---- being told ----
+def test_a_change_outside_is_told_and_listed(hand):
+    name = hand.running()
+    list(hand.provider.observe())
+    told = threading.Event()
+    listener = threading.Thread(target=hand.provider.watch, args=(lambda ref: ref == name and told.set(),), daemon=True)
+    listener.start()
+    end = time.monotonic() + 20
+    while not hand.provider._listeners:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    hand.admin.patch(SETS, name, {"spec": {"replicas": 0}})
+    assert told.wait(20)
+    while next(seen for seen in hand.provider.observe() if seen.name == name).phase is not Phase.STOPPED:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_lost_node_is_said_and_nothing_is_forced(lab, another, healed):
+    hand = another(
+        node_selector={"lab/pool": "solo"},
+        tolerations=[{"key": TAINT, "operator": "Exists"}],
+    )
+    name = hand.running()
+    assert hand.pod(name)["spec"]["nodeName"] == SOLO
+    uid = hand.pod(name)["metadata"]["uid"]
+    lab.freeze("kwok-solo")
+    hand.until(name, Phase.UNKNOWN, "node-lost", seconds=40)
+    lab.thaw("kwok-solo")
+    hand.until(name, Phase.RUNNING, "", seconds=40)
+    assert uid

@@ -1,0 +1,196 @@
+"""The site's own parts fail in the middle of verbs: nothing is lost, nothing doubled, nothing concluded."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from instances.lifecycle import Phase
+from instances.providers.base import ProviderUnavailable
+from instances.providers.kubernetes import KubernetesProvider, client
+from tests.labs.kubernetes.proxy import Proxy
+from tests.providers.kubernetes.conftest import options_of
+from tests.providers.kubernetes.faults import SETS, Hand
+
+pytestmark = pytest.mark.kubernetes
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Answers are waited for a second only."""
+    monkeypatch.setattr(client, "READ", 1.0)
+    monkeypatch.setattr(client, "CONNECT", 1.0)
+
+
+@pytest.fixture
+def hand(healed, cloud, make_spec, impatient):
+    one = Hand(healed, cloud, make_spec)
+    yield one
+    healed.heal()
+    one.remove_all()
+
+
+@pytest.fixture
+def proxied(healed, prepared, make_spec, impatient):
+    """A provider whose every byte passes a proxy."""
+    proxy = Proxy(healed.ports["api"])
+    config = healed.token(prepared.namespace, f"https://127.0.0.1:{proxy.port}")
+    options = options_of(prepared, deployment=make_spec().deployment, kubeconfig=str(config))
+    one = Hand(healed, KubernetesProvider(options), make_spec)
+    one.proxy = proxy
+    yield one
+    proxy.heal()
+    one.remove_all()
+    one.provider.close()
+    proxy.close()
+
+
+def try_until(verb, *arguments, seconds: float = 30.0):
+    """Repeat a verb as the reconciler does, until it is answered; return how often it was not."""
+    end = time.monotonic() + seconds
+    failed = 0
+    while True:
+        try:
+            verb(*arguments)
+            return failed
+        except ProviderUnavailable:
+            failed += 1
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+
+# ---- answers ----
+@pytest.mark.parametrize("fault", ["lose", "tear", "stall"])
+@pytest.mark.parametrize("verb", ["create", "stop", "start", "reboot", "delete"])
+def test_an_answer_that_is_lost_loses_and_doubles_nothing(verb, fault, proxied):
+    wanted = proxied.make_spec()
+    proxied.made.append(wanted.name)
+    if verb != "create":
+        proxied.provider.create(wanted)
+        proxied.until(wanted.name, Phase.RUNNING)
+    if verb == "start":
+        proxied.provider.stop(wanted.name)
+        proxied.until(wanted.name, Phase.STOPPED)
+    pods = {pod["metadata"]["uid"] for pod in proxied.pods(wanted.name)}
+    proxied.provider.look("bp-to-have-a-connection-1")
+    struck = proxied.proxy.struck
+    for count in range(1, 8):  # the first, the second … answer of the verb
+        proxied.proxy.break_(fault)
+        failed = try_until(getattr(proxied.provider, verb), *([wanted] if verb == "create" else [wanted.name]))
+        proxied.proxy.heal()
+        if not failed or verb == "reboot":
+            break
+        assert count < 7
+    assert proxied.proxy.struck > struck
+    ends = {"stop": Phase.STOPPED, "delete": Phase.MISSING}
+    proxied.until(wanted.name, ends.get(verb, Phase.RUNNING))
+    found = [
+        one["metadata"]["name"] for one in proxied.admin.find(SETS)["items"] if wanted.name in one["metadata"]["name"]
+    ]
+    assert found == ([] if verb == "delete" else [wanted.name])
+    left = {pod["metadata"]["uid"] for pod in proxied.pods(wanted.name)}
+    assert len(left) == (0 if verb in ends else 1)
+    if verb not in ("create", "start", *ends, "reboot"):
+        assert left == pods
+
+
+def test_answers_that_stall_for_long_are_no_answers(proxied):
+    name = proxied.running()
+    proxied.proxy.break_("stall", times=10**6)
+    with pytest.raises(ProviderUnavailable):
+        proxied.provider.look(name)
+    proxied.proxy.heal()
+    proxied.until(name, Phase.RUNNING)
+
+
+def test_a_watch_that_breaks_is_taken_up_again(proxied):
+    name = proxied.running()
+    list(proxied.provider.observe())
+    for _ in range(3):
+        proxied.proxy.cut()
+        time.sleep(0.2)
+    proxied.admin.patch(SETS, name, {"spec": {"replicas": 0}})
+    end = time.monotonic() + 30
+    while [seen.phase for seen in proxied.provider.observe()] != [Phase.STOPPED]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert proxied.provider.sets.counts.breaks >= 1
+    assert proxied.provider.sets.counts.lists == 0
+
+
+# ---- components ----
+def test_an_api_server_that_is_frozen_gives_no_answer(hand):
+    name = hand.running()
+    hand.lab.freeze("kube-apiserver")
+    for ask in (hand.provider.look, hand.provider.stop, hand.provider.delete):
+        with pytest.raises(ProviderUnavailable):
+            ask(name)
+    hand.lab.thaw("kube-apiserver")
+    try_until(hand.provider.look, name)
+    # what was sent before the freeze may have been done by now; what was not is asked for again
+    try_until(hand.provider.delete, name)
+    hand.until(name, Phase.MISSING)
+
+
+def test_an_api_server_that_was_killed_is_watched_again(hand):
+    name = hand.running()
+    assert name in [seen.name for seen in hand.provider.observe()]
+    hand.lab.kill("kube-apiserver")
+    with pytest.raises(ProviderUnavailable):
+        hand.provider.look(name)
+    assert name in [seen.name for seen in hand.provider.observe()], "nothing is gone because nobody answers"
+    hand.lab.start("kube-apiserver")
+    try_until(hand.provider.stop, name)
+    end = time.monotonic() + 40
+    while next(seen for seen in hand.provider.observe() if seen.name == name).phase is not Phase.STOPPED:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_a_frozen_etcd_gives_no_answer(hand):
+    name = hand.running()
+    hand.lab.freeze("etcd")
+    for ask in (hand.provider.look, hand.provider.stop):
+        with pytest.raises(ProviderUnavailable):
+            ask(name)
+    with pytest.raises(ProviderUnavailable):
+        hand.provider.create(hand.make_spec())
+    hand.lab.thaw("etcd")
+    try_until(hand.provider.stop, name)
+    hand.until(name, Phase.STOPPED)
+
+
+def test_without_a_scheduler_a_start_waits(hand):
+    hand.lab.freeze("kube-scheduler")
+    name = hand.create()
+    hand.stays(name, Phase.PENDING)
+    hand.lab.thaw("kube-scheduler")
+    hand.until(name, Phase.RUNNING)
+
+
+def test_without_controllers_a_stop_waits_and_is_not_believed(hand):
+    name = hand.running()
+    hand.lab.freeze("kube-controller-manager")
+    late = hand.create()
+    hand.provider.stop(name)
+    hand.stays(late, Phase.PENDING)
+    hand.stays(name, Phase.PENDING)
+    hand.lab.thaw("kube-controller-manager")
+    hand.until(name, Phase.STOPPED)
+    hand.until(late, Phase.RUNNING)
+
+
+@pytest.mark.parametrize("component", ["kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler"])
+def test_a_component_killed_in_the_middle_of_a_create_doubles_nothing(component, hand):
+    wanted = hand.make_spec()
+    hand.made.append(wanted.name)
+    hand.lab.kill(component)
+    try:
+        hand.provider.create(wanted)
+    except ProviderUnavailable:
+        hand.lab.heal()
+        try_until(hand.provider.create, wanted)
+    hand.lab.heal()
+    hand.until(wanted.name, Phase.RUNNING, seconds=40)
+    assert len(hand.pods(wanted.name)) == 1
