@@ -3,7 +3,7 @@ PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) -m portal.embedded.bootstrap
 SECONDS ?= 120
 
-.PHONY: help run test test-slow mutants test-layout test-labs fuzz lint bench bench-peers docs lock
+.PHONY: help run test test-slow mutants test-layout test-labs kubernetes-lab fuzz lint bench bench-peers docs lock
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ test-layout:  ## Install the portal by docs/operate/install.md on an empty copy 
 
 test-labs:  ## Sign in and out at Keycloak, SATOSA, canaille and oidc-provider (Java 17)
 	@$(BOOTSTRAP) test --labs
+
+kubernetes-lab:  ## Build the small Kubernetes that tests run on, once (Go 1.26; minutes)
+	@$(PYTHON) -m tests.labs.kubernetes build
 
 fuzz:  ## Fuzz the gateway (SECONDS=1800 for longer, KEEP=--keep to write the corpus anew)
 	@$(BOOTSTRAP) fuzz --seconds $(SECONDS) $(KEEP)

@@ -174,6 +174,7 @@ def lock(rest: list[str]) -> None:
     for name, what in (
         ("run", ["pyproject.toml", "--extra", "embedded"]),
         ("test", ["pyproject.toml", "--all-extras", "--constraint", str(folder / "run.txt")]),
+        ("kubernetes", ["pyproject.toml", "--extra", "kubernetes", "--constraint", str(folder / "test.txt")]),
         ("uv", [str(folder / "uv.in")]),
         ("peers", [str(folder / "peers.in")]),
         ("labs", [str(folder / "labs.in")]),

@@ -122,6 +122,8 @@ class Reflector:
             self._closed.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  (jitter)
 
     def _note_break(self, error: ProviderError) -> None:
+        if self._closed.is_set():
+            return
         self.counts.breaks += 1
         log.warning("watch broke", kind=self.kind, error=str(error)[:200])
         if isinstance(error, Busy):
