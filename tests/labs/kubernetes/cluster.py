@@ -25,7 +25,7 @@ from instances.providers.base import ProviderError
 from instances.providers.kubernetes.client import Cluster
 from instances.providers.kubernetes.errors import Exists, NotThere
 from instances.providers.kubernetes.site import Site
-from tests.labs.kubernetes import kwok
+from tests.labs.kubernetes import commands, kwok
 from tests.labs.kubernetes.pki import Pki
 from tests.labs.kubernetes.processes import Daemon
 
@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[3]
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 #: of the portal in the lab
 NAMESPACE, ACCOUNT = "beamport", "beamport"
+ACCOUNT_NAME = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 #: in the order in which they start
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok", "kwok-solo")
 NODES = ("fake-1", "fake-2")
@@ -78,8 +79,7 @@ class Lab:
         self.folder = Path(tempfile.mkdtemp(prefix="bpkl-", dir="/var/tmp"))
         self.logs = self.folder / "log"
         self.logs.mkdir()
-        names = ("api", "etcd", "peer", "controller", "scheduler", "kwok", "kwok-solo")
-        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
+        self.ports = dict(zip(commands.PORTS, free_ports(len(commands.PORTS)), strict=True))
         self.server = f"https://127.0.0.1:{self.ports['api']}"
         self.pki = Pki(self.folder / "pki", self.server)
         self.daemons: dict[str, Daemon] = {}
@@ -97,8 +97,8 @@ class Lab:
 
     # ---- up and away ----
     def up(self) -> None:
-        commands = self._commands()
-        self.daemons = {name: Daemon(name, commands[name], self.logs) for name in COMPONENTS}
+        lines = commands.lines(self.programs, self.folder, self.ports, self.pki, ACCOUNT_NAME)
+        self.daemons = {name: Daemon(name, lines[name], self.logs) for name in COMPONENTS}
         self.daemons["etcd"].start()
         self.start("kube-apiserver")
         for name in COMPONENTS[2:]:
@@ -257,117 +257,6 @@ class Lab:
             return
         paths = [Path(one["spec"]["hostPath"]["path"]) for one in found if "hostPath" in one["spec"]]
         self._volumes.update(path for path in paths if path.parent == Path("/tmp/hostpath_pv"))
-
-    # ---- command lines ----
-    def _commands(self) -> dict[str, list[str]]:
-        port, folder = self.ports, self.folder
-        local = "http://127.0.0.1"
-        return {
-            "etcd": [
-                str(self.programs / "etcd"),
-                *_flags(
-                    {
-                        "name": "lab",
-                        "data-dir": str(folder / "etcd"),
-                        "unsafe-no-fsync": "true",
-                        "listen-client-urls": f"{local}:{port['etcd']}",
-                        "advertise-client-urls": f"{local}:{port['etcd']}",
-                        "listen-peer-urls": f"{local}:{port['peer']}",
-                        "initial-advertise-peer-urls": f"{local}:{port['peer']}",
-                        "initial-cluster": f"lab={local}:{port['peer']}",
-                        "log-level": "warn",
-                    }
-                ),
-            ],
-            "kube-apiserver": self._api_server(),
-            "kube-controller-manager": self._controllers(),
-            "kube-scheduler": self._scheduler(),
-            "kwok": self._kwok("kwok", "pool"),
-            "kwok-solo": self._kwok("kwok-solo", "solo"),
-        }
-
-    def _api_server(self) -> list[str]:
-        certificate, key = self.pki.certificate("server", user="kube-apiserver")
-        public, private = self.pki.key_pair("accounts")
-        audit = self.folder / "audit.json"
-        users = [f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"]
-        rules = [{"level": "Metadata", "users": users}, {"level": "None"}]
-        policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": rules}
-        audit.write_text(json.dumps(policy))
-        flags = {
-            "etcd-servers": f"http://127.0.0.1:{self.ports['etcd']}",
-            "bind-address": "127.0.0.1",
-            "advertise-address": "127.0.0.1",
-            "secure-port": str(self.ports["api"]),
-            "endpoint-reconciler-type": "none",
-            "service-cluster-ip-range": "10.223.0.0/20",
-            "authorization-mode": "Node,RBAC",
-            "anonymous-auth": "false",
-            "client-ca-file": str(self.pki.root),
-            "tls-cert-file": str(certificate),
-            "tls-private-key-file": str(key),
-            "service-account-issuer": self.server,
-            "service-account-key-file": str(public),
-            "service-account-signing-key-file": str(private),
-            "audit-policy-file": str(audit),
-            "audit-log-path": str(self.logs / "audit.log"),
-            "profiling": "false",
-            "default-not-ready-toleration-seconds": "20",
-            "default-unreachable-toleration-seconds": "20",
-        }
-        return [str(self.programs / "kube-apiserver"), *_flags(flags)]
-
-    def _controllers(self) -> list[str]:
-        config = self.pki.kubeconfig("controllers", user="system:kube-controller-manager")
-        flags = self._as(config, "controller") | {
-            "leader-elect": "false",
-            "use-service-account-credentials": "true",
-            "service-account-private-key-file": str(self.pki.folder / "accounts.key"),
-            "root-ca-file": str(self.pki.root),
-            "enable-hostpath-provisioner": "true",
-            "node-monitor-period": "1s",
-            "node-monitor-grace-period": "12s",
-            "kube-api-qps": "1000",
-            "kube-api-burst": "2000",
-            "pvclaimbinder-sync-period": "5s",
-            "profiling": "false",
-        }
-        return [str(self.programs / "kube-controller-manager"), *_flags(flags)]
-
-    def _scheduler(self) -> list[str]:
-        path = self.pki.kubeconfig("scheduler", user="system:kube-scheduler")
-        config = {
-            "apiVersion": "kubescheduler.config.k8s.io/v1",
-            "kind": "KubeSchedulerConfiguration",
-            "clientConnection": {"kubeconfig": str(path), "qps": 1000, "burst": 2000},
-            "leaderElection": {"leaderElect": False},
-            "podInitialBackoffSeconds": 1,
-            "podMaxBackoffSeconds": 1,
-        }
-        file = self.folder / "scheduler.json"
-        file.write_text(json.dumps(config))
-        flags = self._as(path, "scheduler")
-        del flags["kubeconfig"]
-        return [str(self.programs / "kube-scheduler"), *_flags(flags | {"config": str(file)})]
-
-    def _as(self, config: Path, port: str) -> dict[str, str]:
-        return {
-            "kubeconfig": str(config),
-            "authentication-kubeconfig": str(config),
-            "authorization-kubeconfig": str(config),
-            "bind-address": "127.0.0.1",
-            "secure-port": str(self.ports[port]),
-        }
-
-    def _kwok(self, name: str, pool: str) -> list[str]:
-        config = self.pki.kubeconfig(name, group="system:masters")
-        file = self.folder / f"{name}.yaml"
-        file.write_text(kwok.config(pool, self.ports[name]))
-        return [str(self.programs / "kwok"), "--kubeconfig", str(config), "--config", str(file)]
-
-
-def _flags(flags: dict[str, str]) -> list[str]:
-    return [f"--{name}={value}" for name, value in flags.items()]
 
 
 def _moved(found: Object, namespace: str) -> Object:
