@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
+import urllib.request
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -97,6 +99,7 @@ class Lab:
 
     # ---- up and away ----
     def up(self) -> None:
+        self.pki.kubeconfig("admin", group="system:masters")
         lines = commands.lines(self.programs, self.folder, self.ports, self.pki, ACCOUNT_NAME)
         self.daemons = {name: Daemon(name, lines[name], self.logs) for name in COMPONENTS}
         self.daemons["etcd"].start()
@@ -151,8 +154,7 @@ class Lab:
     @cached_property
     def admin(self) -> Cluster:
         """The administrator's client, for the portal's namespace by its own paths and for all else by `ask`."""
-        path = self.pki.kubeconfig("admin", group="system:masters")
-        return Cluster(Site(deployment="administrator", namespace=NAMESPACE, kubeconfig=str(path)))
+        return self.in_namespace(NAMESPACE)
 
     def in_namespace(self, namespace: str) -> Cluster:
         path = self.pki.folder / "admin.conf"
@@ -241,9 +243,14 @@ class Lab:
         return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
     def _api_answers(self) -> bool:
-        if not _is_open(self.ports["api"]):
+        """Ask whether it is ready: before, its own roles may not be there, and the controllers would end."""
+        context = ssl.create_default_context(cafile=str(self.pki.root))
+        context.load_cert_chain(*(str(self.pki.folder / f"admin.{end}") for end in ("crt", "key")))
+        try:
+            with urllib.request.urlopen(f"{self.server}/readyz", timeout=2, context=context) as answer:
+                return bool(answer.status == 200)
+        except OSError:
             return False
-        return _answers(lambda: self.admin.ask("GET", "/api/v1/namespaces/kube-system"))
 
     # ---- volumes: the controller-manager's own provisioner makes folders outside ours ----
     @cached_property

@@ -36,9 +36,10 @@ class TestKubernetes(ProviderContract):
         """Return what the pod that stays has mounted, as the API server has it."""
         end = time.monotonic() + self.wait
         while True:
-            pod = self.lab.admin.get("pods", f"{ref}-0")
-            if not pod["metadata"].get("deletionTimestamp"):
-                mounts = pod["spec"]["containers"][0]["volumeMounts"]
+            pods = self.lab.admin.find("pods", labelSelector=f"beamport/machine={ref}")["items"]
+            stays = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+            if stays:
+                mounts = stays[0]["spec"]["containers"][0]["volumeMounts"]
                 return sorted(one["mountPath"] for one in mounts if one["mountPath"].startswith("/work/data/"))
             assert time.monotonic() < end
             time.sleep(0.05)
