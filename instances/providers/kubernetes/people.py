@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from instances.providers.kubernetes.client import Cluster
+from instances.providers.kubernetes.manifests import pod
 from instances.providers.kubernetes.sight import when
 
 Object = dict[str, Any]
@@ -20,18 +21,16 @@ TOLD = {
     "Unhealthy": "It does not answer",
     "Evicted": "Its computer ran short and ended it",
     "NodeNotReady": "Its computer does not answer",
-    "RecreatingFailedPod": "It ended and is made anew",
 }
 _MOST = 20
 
 
-def told(cluster: Cluster, *about: Object | None) -> list[Object]:
-    """Return the events about these objects, oldest first."""
+def told(cluster: Cluster, machine: Object) -> list[Object]:
+    """Return the events about a machine and its pods, also of those that were there before, oldest first."""
+    name, uid = machine["metadata"]["name"], machine["metadata"]["uid"]
     events: list[Object] = []
-    for one in about:
-        if one is not None:
-            selector = f"involvedObject.uid={one['metadata']['uid']}"
-            events += cluster.find("events", fieldSelector=selector).get("items") or []
+    for selector in (f"uid={uid}", f"name={pod(name)}"):
+        events += cluster.find("events", fieldSelector=f"involvedObject.{selector}").get("items") or []
     return sorted(events, key=when)
 
 

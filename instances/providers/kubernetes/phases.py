@@ -91,10 +91,14 @@ def _refusal(seen: Sight) -> Verdict:
     return Verdict(Phase.FAILED, "rejected", message, withdraw=True)
 
 
+def _again_and_again(seen: Sight) -> bool:
+    """Whether its pods are evicted one after the other; the controller would make another for ever."""
+    return seen.pod_phase in ("", "Failed") and seen.count("Evicted", LOOP) >= TIMES
+
+
 def _ended_pod(seen: Sight) -> Verdict:
     reason = "evicted" if seen.status.get("reason") == "Evicted" else "host-failed"
-    again = seen.count("RecreatingFailedPod", LOOP) >= TIMES
-    return Verdict(Phase.FAILED if again else Phase.PENDING, reason, str(seen.status.get("message", "")), again)
+    return Verdict(Phase.PENDING, reason, str(seen.status.get("message", "")))
 
 
 def _unscheduled(seen: Sight) -> Verdict:
@@ -134,6 +138,7 @@ TABLE = (
     Row("stopped", lambda seen: seen.wanted == 0 and seen.pod is None, _always(Phase.STOPPED)),
     Row("stopping", lambda seen: seen.wanted == 0, _ending),
     Row("no pod, refused", lambda seen: seen.pod is None and _refused(seen), _refusal),
+    Row("evicted again and again", _again_and_again, lambda seen: Verdict(Phase.FAILED, "evicted", withdraw=True)),
     Row("no pod yet", lambda seen: seen.pod is None, _always(Phase.PENDING)),
     Row("pod being deleted", lambda seen: bool(seen.pod_leaves_at), _replaced),
     Row("pod ended", lambda seen: seen.pod_phase == "Failed", _ended_pod),

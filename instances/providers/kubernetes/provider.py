@@ -134,7 +134,7 @@ class KubernetesProvider:
             return Observation(ref="", name="", instance="", phase=Phase.MISSING)
         seen = Sight(found, self._pod_of(found), now=self.cluster.now())
         if wants_events(seen):
-            seen = Sight(found, seen.pod, told(self.cluster, found, seen.pod), seen.now)
+            seen = Sight(found, seen.pod, told(self.cluster, found), seen.now)
         verdict = judge(seen)
         if verdict.withdraw or seen.wanted > 1:
             self._put_right(found, 0 if verdict.withdraw else 1)
@@ -166,7 +166,7 @@ class KubernetesProvider:
         except (NotThere, Rejected):
             return ""
         pod = self._pod_of(found)
-        lines = words(told(self.cluster, found, pod))
+        lines = words(told(self.cluster, found))
         if pod is not None:
             lines += self._printed(Sight(found, pod))
         return "\n".join(lines)
@@ -311,8 +311,9 @@ class KubernetesProvider:
         return changed
 
     def _started(self) -> dict[str, str]:
-        """Events that are older than the start are not about it."""
-        return {manifests.STARTED: datetime.fromtimestamp(self.cluster.now() - 1, UTC).isoformat(timespec="seconds")}
+        """Events from before the start are not about it. They say whole seconds: those of this one are left out too."""
+        at = datetime.fromtimestamp(int(self.cluster.now()) + 1, UTC)
+        return {manifests.STARTED: at.isoformat(timespec="seconds")}
 
     def _wait_until_noticed(self, changed: Object) -> None:
         """A pod that is deleted before the controller has read the new template comes back with the old one."""

@@ -133,8 +133,9 @@ class Sight:
         return str(max(told, key=when)["message"]) if told else ""
 
     def count(self, reason: str, within: float) -> int:
-        """Return how often an event was told in the last seconds."""
-        told = [event for event in self.events if event.get("reason") == reason and when(event) > self.now - within]
+        """Return how often an event was told in the last seconds, since the machine was last started."""
+        since = max(self.now - within, self.started_at)
+        told = [event for event in self.events if event.get("reason") == reason and when(event) >= since]
         return sum(int(event.get("count") or (event.get("series") or {}).get("count") or 1) for event in told)
 
 

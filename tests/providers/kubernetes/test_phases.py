@@ -60,11 +60,13 @@ CASES = {
     "evicted again and again": (
         machine(),
         pod("Failed", status={"reason": "Evicted"}),
-        (event("RecreatingFailedPod", "", count=3),),
+        (event("Evicted", "", count=3),),
         P.FAILED,
         "evicted",
         True,
     ),
+    "evicted, no pod": (machine(), None, (event("Evicted", ""),) * 3, P.FAILED, "evicted", True),
+    "evicted before this start": (machine(), None, (event("Evicted", "", 40),) * 3, P.PENDING, "", False),
     "no node for a moment": (machine(), unscheduled(9), (), P.PENDING, "", False),
     "no node": (machine(), unscheduled(10), (), P.PENDING, "no-capacity", False),
     "image not there": (machine(), waits("ErrImagePull", created=59), (), P.PENDING, "image-missing", False),
@@ -136,5 +138,6 @@ def test_events_are_asked_for_only_where_they_decide():
     asked = {name for name, (found, seen_pod, *_) in CASES.items() if wants_events(Sight(found, seen_pod, (), NOW))}
     assert asked == {
         *("quota", "pod security", "policy", "no account yet", "quota before this start", "no pod yet"),
+        *("evicted, no pod", "evicted before this start"),
         *("evicted", "node off", "evicted again and again", "being created", "volume stuck", "not created"),
     }
