@@ -22,21 +22,24 @@ class Proxy:
         self.fault = ""
         #: how many more answers the fault strikes; then all is well
         self.times = 0
+        #: how many answers pass before
+        self.skip = 0
         self.struck = 0
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def break_(self, fault: str, times: int = 1) -> None:
-        """Have this happen to the next so many answers."""
+    def break_(self, fault: str, times: int = 1, skip: int = 0) -> None:
+        """Have this happen to so many answers, after the next `skip`."""
         with self._lock:
-            self.fault, self.times = fault, times
+            self.fault, self.times, self.skip, self.struck = fault, times, skip, 0
 
-    def heal(self) -> None:
-        """Pass everything again; what was stalled is cut."""
+    def heal(self) -> int:
+        """Pass everything again, cut what was stalled, and return how many answers were struck."""
         with self._lock:
             self.fault, self.times = "", 0
         self.cut()
+        return self.struck
 
     def cut(self) -> None:
         """End all connections."""
@@ -104,6 +107,9 @@ class Proxy:
     def _strike(self) -> str:
         with self._lock:
             if self.times <= 0 or not self.fault:
+                return ""
+            if self.skip:
+                self.skip -= 1
                 return ""
             self.times -= 1
             self.struck += 1
