@@ -8,12 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from instances.lifecycle import Phase
+from instances import clouds, reconcile, services, sweep, transitions
+from instances.lifecycle import Phase, State
+from instances.models import Provider
 from instances.providers.base import Rejected, Spec
 from instances.providers.kubernetes import KubernetesProvider
+from tests.factories.auth import FacilityFactory, UserFactory
+from tests.factories.experiments import ExperimentFactory, ProposalFactory
+from tests.factories.instances import PlanFactory, ProviderFactory
 from tests.labs.kubernetes.cluster import Lab
 from tests.providers.contract import ProviderContract
-from tests.providers.kubernetes.conftest import options_of
+from tests.providers.kubernetes.conftest import IMAGE, options_of
 
 pytestmark = pytest.mark.kubernetes
 
@@ -101,6 +106,44 @@ def test_another_deployments_machine_is_not_touched(cloud, prepared, lab, make_s
 
 def test_the_accounts_rights_are_all_it_needs_and_no_more(cloud):
     assert cloud.problems() == []
+
+
+@pytest.mark.django_db
+def test_an_instance_lives_and_dies_in_the_cluster(lab, prepared, settings):
+    """Rows, reconcile and sweep over a real API server; the deployment's id of this suite can be no label."""
+    facility, alice = FacilityFactory(), UserFactory(handle="alice")
+    experiment = ExperimentFactory(pid="", proposal=ProposalFactory(facility=facility, opened=True))
+    options = options_of(prepared, deployment=settings.DEPLOYMENT_ID)
+    row = ProviderFactory(kind="kubernetes", facility=facility, options=options)
+    plan = PlanFactory(image__provider=row, image__reference=IMAGE.reference)
+    instance = services.request_instance(alice, plan=plan, experiments=[experiment.uid], name="analysis")
+    try:
+        reach(instance, State.STARTING)
+        assert transitions.mark_ready(instance.uid) is transitions.Marked.DONE
+        reach(instance, State.ACTIVE)
+        assert [endpoint["port"] for endpoint in instance.endpoints] == [8888]
+        sweep.sweep(row)
+        services.stop(instance, by=alice)
+        reach(instance, State.STOPPED)
+        services.start(instance, by=alice)
+        reach(instance, State.STARTING)
+        services.delete(instance, by=alice)
+        reach(instance, State.DELETED)
+        assert Provider.objects.get(pk=row.pk).last_error == ""
+        homes = lab.admin.find("persistentvolumeclaims", labelSelector=f"beamport/home={instance.home.key}")["items"]
+        assert len(homes) == 1, "a home outlives its machine"
+    finally:
+        clouds.cloud_of(row).close()
+
+
+def reach(instance, state):
+    """Reconcile as a worker does until the instance is in this state."""
+    end = time.monotonic() + 30
+    while instance.state != state:
+        assert time.monotonic() < end, f"{instance.state} ({instance.reason}: {instance.detail})"
+        reconcile.run(instance.pk)
+        instance.refresh_from_db()
+        time.sleep(0.05)
 
 
 def until(done: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import threading
 import time
 
@@ -12,6 +14,7 @@ from instances.providers.base import FlavourSpec, NoCapacity, ProviderUnavailabl
 from instances.providers.kubernetes import KubernetesProvider, phases
 from instances.providers.kubernetes.errors import DiskHeld, HomeHeld, Locked
 from instances.providers.kubernetes.phases import Waiting
+from portal.lib.hashing import instance_secret
 from tests.labs.kubernetes.cluster import ACCOUNT, SOLO, TAINT
 from tests.providers.kubernetes.conftest import options_of
 from tests.providers.kubernetes.faults import CLAIMS, PODS, SETS, Hand, raises_in_time
@@ -139,6 +142,33 @@ def test_a_foreign_finalizer_holds_up_and_a_create_waits_for_it(hand):
     hand.until(wanted.name, Phase.MISSING)
     hand.provider.create(wanted)
     hand.until(wanted.name, Phase.RUNNING)
+
+
+@pytest.mark.parametrize("verb", ["create", "start"])
+def test_a_create_that_was_broken_off_is_finished(verb, hand, monkeypatch):
+    """Whoever goes on, the Secret is made that was not yet, with all that is in it."""
+    wanted = hand.make_spec()
+    hand.made.append(wanted.name)
+    with monkeypatch.context() as broken:
+        broken.setattr(hand.provider, "_post_secret", lambda found: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            hand.provider.create(wanted)
+    hand.until(wanted.name, Phase.STOPPED)
+    getattr(hand.provider, verb)(wanted if verb == "create" else wanted.name)
+    hand.until(wanted.name, Phase.RUNNING)
+    secret = hand.admin.get("secrets", wanted.name)
+    data = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
+    token = instance_secret(os.environ["INSTANCE_KEY"].encode(), wanted.instance, 1, "jupyter")
+    assert data == {"jupyter": token, "welcome-0": wanted.welcome["Welcome.ipynb"]}
+    assert secret["immutable"] is True
+
+
+def test_a_secret_that_is_gone_is_made_again_with_the_next_start(hand):
+    name = hand.stopped()
+    secret = hand.admin.get("secrets", name)
+    hand.admin.delete("secrets", name, secret["metadata"]["uid"])
+    hand.provider.start(name)
+    assert hand.admin.get("secrets", name)["data"] == secret["data"]
 
 
 # ---- room ----
@@ -270,6 +300,18 @@ def test_without_its_role_nothing_is_concluded(lab, prepared, hand):
         assert any("get statefulsets.apps" in problem for problem in hand.provider.problems())
     finally:
         lab.namespace(prepared.namespace)
+    hand.until(name, Phase.RUNNING)
+
+
+@pytest.mark.slow
+def test_an_account_that_is_gone_concludes_nothing_and_a_new_one_is_taken_up(lab, another):
+    account = lab.namespace()
+    lab.shelve(2)
+    hand = another(account)
+    name = hand.running(home=None)
+    lab.drop("ServiceAccount", ACCOUNT, account.namespace)
+    raises_in_time(Locked, lambda: hand.provider.look(name), 40)
+    lab.namespace(account.namespace)  # the account again, and a fresh token in the same file
     hand.until(name, Phase.RUNNING)
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from instances.lifecycle import Phase
 from instances.providers.base import ProviderUnavailable
-from instances.providers.kubernetes import KubernetesProvider, client
+from instances.providers.kubernetes import KubernetesProvider, client, reflector
 from tests.labs.kubernetes.proxy import Proxy
 from tests.providers.kubernetes.conftest import options_of
-from tests.providers.kubernetes.faults import SETS, Hand
+from tests.providers.kubernetes.faults import SETS, Hand, raises_in_time
 
 pytestmark = pytest.mark.kubernetes
 
@@ -159,6 +159,25 @@ def test_an_api_server_that_was_killed_is_watched_again(hand):
     while next(seen for seen in hand.provider.observe() if seen.name == name).phase is not Phase.STOPPED:
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_an_outage_that_lasts_is_no_answer(hand, monkeypatch):
+    name = hand.running()
+    assert name in [seen.name for seen in hand.provider.observe()]
+    monkeypatch.setattr(reflector, "STALE", 2.0)
+    hand.lab.kill("kube-apiserver")
+    assert "nothing was heard" in str(raises_in_time(ProviderUnavailable, lambda: list(hand.provider.observe())))
+    hand.lab.start("kube-apiserver")
+    monkeypatch.undo()
+    end = time.monotonic() + 40
+    while True:
+        try:
+            assert name in [seen.name for seen in hand.provider.observe()]
+            break
+        except ProviderUnavailable:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    hand.until(name, Phase.RUNNING)
 
 
 def test_a_frozen_etcd_gives_no_answer(hand):
