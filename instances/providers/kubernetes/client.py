@@ -119,10 +119,18 @@ class Cluster:
         try:
             return self._send(client, method, path, query, body, silence)
         except Locked as error:
-            if not str(error).startswith("401"):
+            if not error.unknown:
+                self._alarm(error)
                 raise
-            self._forget(client)
+        self._forget(client)
+        try:
             return self._send(self._current(), method, path, query, body, silence)
+        except Locked as error:
+            self._alarm(error)
+            raise
+
+    def _alarm(self, error: Locked) -> None:
+        log.error("not let in", namespace=self.site.namespace, error=str(error)[:300])
 
     def _send(
         self,
@@ -146,10 +154,7 @@ class Cluster:
         self._tell_time(response.headers.get("Date"))
         if 200 <= response.status < 300:
             return response
-        refusal = error_of(response.status, _read(response), response.headers)
-        if isinstance(refusal, Locked):
-            log.error("not let in", namespace=self.site.namespace, error=str(refusal)[:300])
-        raise refusal
+        raise error_of(response.status, _read(response), response.headers)
 
     def _tell_time(self, date: str | None) -> None:
         try:

@@ -35,7 +35,11 @@ class Expired(ProviderUnavailable):
 
 
 class Locked(ProviderUnavailable):
-    """401 or 403: our account is not let in. An operator must look, and nothing may be concluded."""
+    """401 (`unknown`) or 403: our account is not let in. An operator must look, and nothing may be concluded."""
+
+    def __init__(self, text: str, unknown: bool = False) -> None:
+        super().__init__(text)
+        self.unknown = unknown
 
 
 class Busy(ProviderUnavailable):
@@ -95,6 +99,8 @@ def error_of(status: int, body: bytes, headers: Mapping[str, str] | None = None)
         return NotThere(text, str(details.get("kind", "")), str(details.get("name", "")))
     if row.error is Busy:
         return Busy(text, _seconds((headers or {}).get("Retry-After")))
+    if row.error is Locked:
+        return Locked(text, unknown=status == 401)
     if row.error is NoCapacity:
         return NoCapacity(quota_text(message))
     return row.error(text)

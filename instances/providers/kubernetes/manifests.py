@@ -125,7 +125,7 @@ def statefulset(spec: Spec, site: Site) -> Object:
 
 
 def pod_spec(spec: Spec, site: Site) -> Object:
-    volumes, mounts = data_of(_only_data(spec.mounts), site)
+    volumes, mounts = data_of(only_data(spec.mounts), site)
     more: Object = {
         "nodeSelector": dict(site.node_selector),
         "tolerations": [dict(toleration) for toleration in site.tolerations],
@@ -264,7 +264,7 @@ def services_of(found: Object) -> list[tuple[str, int]]:
 
 
 # ---- data ----
-def _only_data(mounts: Iterable[Mount]) -> list[Mount]:
+def only_data(mounts: Iterable[Mount]) -> list[Mount]:
     strange = [mount.kind for mount in mounts if mount.kind not in (MountKind.DATA, MountKind.HOME)]
     if strange:
         raise Rejected(f"a cluster has no mounts of kind {strange[0]}")

@@ -7,7 +7,6 @@ incarnation it means by its uid, and can be repeated after a crash or a lost ans
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -33,7 +32,7 @@ from instances.providers.base import (
 from instances.providers.kubernetes import capacity as room
 from instances.providers.kubernetes import homes, manifests, rights
 from instances.providers.kubernetes.client import Cluster
-from instances.providers.kubernetes.errors import DiskHeld, Exists, Locked, NotThere
+from instances.providers.kubernetes.errors import DiskHeld, Exists, NotThere
 from instances.providers.kubernetes.people import told, words
 from instances.providers.kubernetes.phases import Verdict, judge, wants_events
 from instances.providers.kubernetes.reflector import Reflector
@@ -47,6 +46,8 @@ log = structlog.get_logger("instances.kubernetes")
 SETS, PODS, CLAIMS, SECRETS = "statefulsets", "pods", "persistentvolumeclaims", "secrets"
 #: seconds until the controller must have taken notice of a changed template
 _NOTICE = 10.0
+#: seconds after which the cluster is asked again whether it is the one of the set-up, and what we may do
+_CONFIRMED = 300.0
 
 Object = dict[str, Any]
 
@@ -61,7 +62,8 @@ class KubernetesProvider:
         self.sets = Reflector(self.cluster, SETS, ours, self._heard)
         self.pods = Reflector(self.cluster, PODS, ours, lambda name, found: self._heard(name.removesuffix("-0"), found))
         self._listeners: set[queue.SimpleQueue[str]] = set()
-        self._connected = threading.Event()
+        self._confirmed_at = float("-inf")
+        self._sees_nodes = False
 
     # ---- verbs ----
     def create(self, spec: Spec) -> str:
@@ -72,12 +74,13 @@ class KubernetesProvider:
             homes.see_that_it_is_free(self.cluster, spec.home.key, spec.name)
             body["metadata"]["annotations"][manifests.HOME_UID] = claim["metadata"]["uid"]
         try:
-            found = self.cluster.post(SETS, body)
+            found, changed = self.cluster.post(SETS, body), {}
         except Exists:
             found = self._adopted(spec)
+            changed = manifests.with_data(found, manifests.only_data(spec.mounts), self.site)
         if not found["spec"]["replicas"]:
             self._post_secret(found)
-            self._patch(found, {"replicas": 1}, **self._started())
+            self._patch(found, {"replicas": 1, **changed}, **self._started())
         return spec.name
 
     def delete(self, ref: str) -> None:
@@ -121,23 +124,28 @@ class KubernetesProvider:
     def observe(self) -> Iterable[Observation]:
         self._connect()
         sets, pods, now = self.sets.snapshot(), self.pods.snapshot(), self.cluster.now()
+        for one in [one for one in sets.values() if one["spec"]["replicas"] > 1]:
+            self._put_right(one, 1)
         seen = [Sight(one, _own(pods.get(manifests.pod(name)), one), now=now) for name, one in sets.items()]
         return [self._observation(one, judge(one)) for one in seen]
 
     def look(self, ref: str) -> Observation:
         """Ask the API server itself. A verdict that the cluster would go on against is carried out here."""
-        self._connect()
+        before = self.sets.known(ref)
         try:
             found = self._mine(ref)
         except NotThere as error:
             self._see_that_it_is_gone(ref, error)
+            self.sets.bury(ref, before)
             return Observation(ref="", name="", instance="", phase=Phase.MISSING)
         seen = Sight(found, self._pod_of(found), now=self.cluster.now())
         if wants_events(seen):
             seen = Sight(found, seen.pod, told(self.cluster, found), seen.now)
         verdict = judge(seen)
-        if verdict.withdraw or seen.wanted > 1:
-            self._put_right(found, 0 if verdict.withdraw else 1)
+        if verdict.withdraw:
+            self._put_right(found, 0)
+        elif seen.wanted > 1:
+            self._put_right(found, 1)
         return self._observation(seen, verdict)
 
     def watch(self, wake: Callable[[str], None]) -> None:
@@ -199,10 +207,8 @@ class KubernetesProvider:
 
     def images(self) -> Iterable[ImageSpec]:
         """Return the images that nodes already hold by a digest; a cluster has no list of those that it could fetch."""
-        try:
-            nodes = self.cluster.nodes()
-        except Locked:
-            return []
+        self._connect()
+        nodes = self.cluster.nodes() if self._sees_nodes else []
         names = [image.get("names") or [] for node in nodes for image in node["status"].get("images", ())]
         return [ImageSpec(name.partition("@")[0], name) for name in sorted({n for ns in names for n in ns if "@" in n})]
 
@@ -225,17 +231,20 @@ class KubernetesProvider:
         return {"namespace_uid": self.cluster.namespace_uid()}
 
     def _connect(self) -> None:
-        """Before anything is asked of the cluster: it is the one of the set-up, and what may not be done is said."""
-        if self._connected.is_set():
+        """See, at first and now and then, that this is the cluster of the set-up; say which rights are missing."""
+        if time.monotonic() - self._confirmed_at < _CONFIRMED:
             return
         self.cluster.confirm_namespace()
-        for right in rights.missing(self.cluster.rules(), self.site.namespace):
+        rules = self.cluster.rules()
+        for right in rights.missing(rules, self.site.namespace):
             log.error("a right is missing", namespace=self.site.namespace, right=str(right))
-        self._connected.set()
+        self._sees_nodes = rights.granted(rights.NODES, rules)
+        self._confirmed_at = time.monotonic()
 
     # ---- inside ----
     def _mine(self, ref: str) -> Object:
         """Return the StatefulSet; NotThere, or Rejected when it is not ours."""
+        self._connect()
         found = self.cluster.get(SETS, manifests.machine(ref))
         if found["metadata"].get("labels", {}).get(manifests.DEPLOYMENT) != self.site.tag:
             log.error("another deployment's machine", namespace=self.site.namespace, name=ref)
@@ -248,7 +257,6 @@ class KubernetesProvider:
         if error.kind != SETS or error.name != ref:
             raise ProviderUnavailable(f"who says that {ref} is not there? {error}")
         self.cluster.confirm_namespace()
-        self.sets.bury(ref)
 
     def _adopted(self, spec: Spec) -> Object:
         found = self._mine(spec.name)
@@ -260,12 +268,13 @@ class KubernetesProvider:
 
     def _pod_of(self, found: Object) -> Object | None:
         name = manifests.pod(found["metadata"]["name"])
+        before = self.pods.known(name)
         try:
             pod = self.cluster.get(PODS, name)
         except NotThere as error:
             if error.kind != PODS:
                 raise
-            self.pods.bury(name)
+            self.pods.bury(name, before)
             return None
         if _own(pod, found) is None:
             log.error("a pod that nobody owns", namespace=self.site.namespace, pod=name)
@@ -357,11 +366,10 @@ class KubernetesProvider:
 
     def _places(self) -> list[room.Place] | None:
         """Return the nodes that we may see, with what our own pods take of them; None where we may not."""
-        try:
-            nodes = self.cluster.nodes()
-        except Locked:
+        self._connect()
+        if not self._sees_nodes:
             return None
-        return room.places_of(nodes, self.pods.snapshot().values(), self.site)
+        return room.places_of(self.cluster.nodes(), self.pods.snapshot().values(), self.site)
 
     def _heard(self, name: str, found: Object | None) -> None:
         for listener in list(self._listeners):

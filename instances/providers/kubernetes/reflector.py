@@ -26,6 +26,8 @@ STALE = 100.0
 #: seconds after which the end of a watch is the time to list everything: it must be what the watch has told
 COMPARED = 200.0
 _SHORTEST, _LONGEST = 0.1, 30.0
+#: how many uids are kept of what is gone
+_REMEMBERED = 5000
 _INITIAL_END = "k8s.io/initial-events-end"
 
 Object = dict[str, Any]
@@ -55,7 +57,8 @@ class Reflector:
 
     def __post_init__(self) -> None:
         self._objects: dict[str, Object] = {}
-        self._gone: set[str] = set()
+        #: uids that are never to come again, the oldest first
+        self._gone: dict[str, None] = {}
         self._version = ""
         self._alive_at = self._compared_at = float("-inf")
         self._watch: Watch | None = None
@@ -81,12 +84,17 @@ class Reflector:
             if self._listed.is_set():
                 self._take(found)
 
-    def bury(self, name: str) -> None:
-        """Forget an object that a look has found gone; late events of it do not bring it back."""
+    def known(self, name: str) -> str:
+        """Return the uid of the object of this name; empty for none. To be asked before a look, for `bury`."""
         with self._lock:
-            found = self._objects.pop(name, None)
-            if found is not None:
-                self._gone.add(found["metadata"]["uid"])
+            found = self._objects.get(name)
+            return str(found["metadata"]["uid"]) if found else ""
+
+    def bury(self, name: str, uid: str) -> None:
+        """Forget an object that was known before a look which did not find it; no late event brings it back."""
+        if uid:
+            with self._lock:
+                self._forget(name, uid)
 
     def start(self) -> None:
         with self._lock:
@@ -205,14 +213,15 @@ class Reflector:
 
     def _swap(self, found: dict[str, Object], version: str) -> None:
         with self._lock:
-            lost = self._objects.keys() - found.keys()
+            before = self._objects
             self._objects = {n: o for n, o in found.items() if o["metadata"]["uid"] not in self._gone}
-            self._gone &= {one["metadata"]["uid"] for one in found.values()}
             self._version, self._alive_at = version, time.monotonic()
             self._compared_at = self._alive_at
-        self._listed.set()
-        for name in lost:
-            self.heard(name, None)
+            first = not self._listed.is_set()
+            self._listed.set()
+        for name in () if first else before.keys() | found.keys():
+            if name not in before or name not in found or _version(before[name]) != _version(found[name]):
+                self.heard(name, found.get(name))
 
     def _compare(self) -> None:
         """List everything as it was at the version that the watch has reached: it must be what the watch has told."""
@@ -234,11 +243,7 @@ class Reflector:
         known = self._objects.get(metadata["name"])
         if metadata["uid"] in self._gone:
             return False
-        if (
-            known is not None
-            and known["metadata"]["uid"] == metadata["uid"]
-            and not _older(_version(known), _version(found))
-        ):
+        if known and known["metadata"]["uid"] == metadata["uid"] and not _older(_version(known), _version(found)):
             return False
         self._objects[metadata["name"]] = found
         return True
@@ -246,10 +251,16 @@ class Reflector:
     def _lose(self, found: Object) -> None:
         name, uid = found["metadata"]["name"], found["metadata"]["uid"]
         with self._lock:
-            self._gone.discard(uid)
-            if self._objects.get(name, {"metadata": {"uid": uid}})["metadata"]["uid"] == uid:
-                self._objects.pop(name, None)
+            self._forget(name, uid)
         self.heard(name, None)
+
+    def _forget(self, name: str, uid: str) -> None:
+        found = self._objects.get(name)
+        if found is not None and found["metadata"]["uid"] == uid:
+            del self._objects[name]
+        self._gone[uid] = None
+        if len(self._gone) > _REMEMBERED:
+            del self._gone[next(iter(self._gone))]
 
 
 def _version(found: Object) -> str:

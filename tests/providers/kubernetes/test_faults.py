@@ -392,8 +392,10 @@ def test_a_home_that_was_put_in_the_place_of_another_is_not_mounted(hand):
 def test_a_second_replica_is_taken_back(hand):
     name = hand.running()
     hand.admin.patch(SETS, name, {"spec": {"replicas": 2}})
-    hand.provider.look(name)
-    assert hand.replicas(name) == 1
+    end = time.monotonic() + 20
+    while hand.replicas(name) != 1:
+        list(hand.provider.observe())
+        assert time.monotonic() < end
     end = time.monotonic() + 20
     while len(hand.pods(name)) > 1:
         assert time.monotonic() < end

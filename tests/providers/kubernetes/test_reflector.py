@@ -239,7 +239,7 @@ def test_what_somebody_read_counts_at_once_and_never_goes_back(running):
 
 def test_what_was_found_gone_does_not_come_back_with_a_late_event(running):
     one, heard, lines = running
-    one.bury("a")
+    one.bury("a", one.known("a"))
     assert sorted(one.snapshot()) == ["b"]
     lines.put(event("MODIFIED", thing("a", 40)))
     lines.put(event("ADDED", thing("c", 41)))
@@ -248,6 +248,34 @@ def test_what_was_found_gone_does_not_come_back_with_a_late_event(running):
     lines.put(event("ADDED", thing("a", 42, uid="another")))
     assert heard.get(timeout=10)[0] == "a"
     assert sorted(one.snapshot()) == ["a", "b", "c"]
+
+
+def test_a_look_that_is_late_brings_nothing_back(running):
+    one, heard, lines = running
+    lines.put(event("DELETED", thing("b", 12)))
+    assert heard.get(timeout=10) == ("b", None)
+    one.learn(thing("b", 11))
+    assert sorted(one.snapshot()) == ["a"]
+
+
+def test_what_came_while_a_look_was_under_way_is_not_forgotten(running):
+    one, heard, lines = running
+    before = one.known("a")
+    lines.put(event("ADDED", thing("a", 42, uid="another")))
+    assert heard.get(timeout=10)[0] == "a"
+    one.bury("a", before)
+    assert one.known("a") == "another"
+    one.bury("nothing", one.known("nothing"))
+
+
+def test_a_list_after_an_outage_tells_what_has_changed(running, cluster):
+    _, heard, lines = running
+    again = cluster.watch()
+    lines.put(expired())
+    for line in (event("ADDED", thing("a", 3)), event("ADDED", thing("b", 25)), bookmark(30, **END)):
+        again.put(line)
+    assert heard.get(timeout=10)[0] == "b"
+    assert heard.empty()
 
 
 def _until(done) -> None:
