@@ -219,7 +219,7 @@ class Reflector:
             self._compared_at = self._alive_at
             first = not self._listed.is_set()
             self._listed.set()
-        for name in () if first else before.keys() | found.keys():
+        for name in () if first else sorted(before.keys() | found.keys()):
             if name not in before or name not in found or _version(before[name]) != _version(found[name]):
                 self.heard(name, found.get(name))
 

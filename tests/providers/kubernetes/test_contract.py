@@ -108,6 +108,37 @@ def test_the_accounts_rights_are_all_it_needs_and_no_more(cloud):
     assert cloud.problems() == []
 
 
+def test_what_a_verb_costs_in_calls(cloud, make_spec, monkeypatch):
+    """With its home there already: each verb looks first, and sees to the disk; a list of all costs nothing."""
+    home = make_spec().home
+    first = make_spec(home=home)
+    cloud.create(first)
+    asked: list[str] = []
+    send = cloud.cluster._send
+    monkeypatch.setattr(cloud.cluster, "_send", lambda *given: asked.append(given[1]) or send(*given))
+    wanted = make_spec(home=home)
+    costs = {}
+    steps = {
+        "create": (cloud.create, Phase.RUNNING),
+        "look": (cloud.look, Phase.RUNNING),
+        "reboot": (cloud.reboot, Phase.RUNNING),
+        "stop": (cloud.stop, Phase.STOPPED),
+        "start": (cloud.start, Phase.RUNNING),
+        "delete": (cloud.delete, Phase.MISSING),
+    }
+    list(cloud.observe())
+    for name, (verb, phase) in steps.items():
+        before = len(asked)
+        verb(wanted if name == "create" else wanted.name)
+        costs[name] = len(asked) - before
+        until(lambda phase=phase: cloud.look(wanted.name).phase is phase)
+    before = len(asked)
+    list(cloud.observe())
+    costs["observe"] = len(asked) - before
+    assert costs == {"create": 4, "look": 2, "reboot": 4, "stop": 3, "start": 5, "delete": 2, "observe": 0}
+    cloud.delete(first.name)
+
+
 @pytest.mark.django_db
 def test_an_instance_lives_and_dies_in_the_cluster(lab, prepared, settings):
     """Rows, reconcile and sweep over a real API server; the deployment's id of this suite can be no label."""

@@ -6,13 +6,14 @@ import base64
 import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from instances.lifecycle import Phase
 from instances.providers.base import FlavourSpec, NoCapacity, ProviderUnavailable, Rejected
 from instances.providers.kubernetes import KubernetesProvider, phases
-from instances.providers.kubernetes.errors import DiskHeld, HomeHeld, Locked
+from instances.providers.kubernetes.errors import DiskHeld, HomeHeld, Locked, NotThere
 from instances.providers.kubernetes.phases import Waiting
 from portal.lib.hashing import instance_secret
 from tests.labs.kubernetes.cluster import ACCOUNT, SOLO, TAINT
@@ -321,6 +322,29 @@ def test_another_namespace_of_the_name_is_not_ours(another):
         hand.provider.look("bp-never-made-1")
     with pytest.raises(ProviderUnavailable, match="not the one"):
         hand.provider.create(hand.make_spec())
+
+
+def test_a_namespace_that_was_exchanged_meanwhile_lacks_nothing(another):
+    """It was the right one when the provider began; now nothing is in it, and nothing follows from that."""
+    hand = another()
+    assert hand.provider.look("bp-never-made-1").phase is Phase.MISSING
+    hand.provider.cluster.site = replace(hand.provider.site, namespace_uid="11111111-2222-3333-4444-555555555555")
+    for ask in (hand.provider.look, hand.provider.delete):
+        with pytest.raises(ProviderUnavailable, match="not the one"):
+            ask("bp-never-made-1")
+
+
+@pytest.mark.parametrize(
+    "missing", [("pods", "bp-x-1"), ("statefulsets", "another"), ("namespaces", "beamport"), ("", "")]
+)
+def test_a_404_about_something_else_is_no_word_about_the_machine(missing, hand, monkeypatch):
+    def get(kind, name):
+        raise NotThere("404", *missing)
+
+    monkeypatch.setattr(hand.provider.cluster, "get", get)
+    for ask in (hand.provider.look, hand.provider.delete):
+        with pytest.raises(ProviderUnavailable, match="who says"):
+            ask("bp-x-1")
 
 
 def test_a_namespace_that_nobody_confirmed_is_not_used(another):
