@@ -114,8 +114,8 @@ class KubernetesProvider:
         found = self._mine(ref)
         self._check_disk(found)
         changed = {} if data is None else manifests.with_data(found, data, self.site)
-        if changed:
-            self._wait_until_noticed(self._patch(found, changed))
+        # also when an earlier try has changed it
+        self._wait_until_noticed(self._patch(found, changed) if changed else found)
         pod = self._pod_of(found)
         if pod is not None and not pod["metadata"].get("deletionTimestamp"):
             self.cluster.delete(PODS, pod["metadata"]["name"], pod["metadata"]["uid"])

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from instances.lifecycle import Phase
-from instances.providers.base import FlavourSpec, NoCapacity, ProviderUnavailable, Rejected
+from instances.providers.base import FlavourSpec, Mount, MountKind, NoCapacity, ProviderUnavailable, Rejected
 from instances.providers.kubernetes import KubernetesProvider, phases
 from instances.providers.kubernetes.errors import DiskHeld, HomeHeld, Locked, NotThere
 from instances.providers.kubernetes.phases import Waiting
@@ -147,16 +147,20 @@ def test_a_foreign_finalizer_holds_up_and_a_create_waits_for_it(hand):
 
 @pytest.mark.parametrize("verb", ["create", "start"])
 def test_a_create_that_was_broken_off_is_finished(verb, hand, monkeypatch):
-    """Whoever goes on, the Secret is made that was not yet, with all that is in it."""
-    wanted = hand.make_spec()
+    """Whoever goes on, the Secret is made that was not yet, and the data are those that may be seen by then."""
+    wanted = hand.make_spec(mounts=(Mount(MountKind.DATA, "/data/run1", "/work/data/p1/r0001"),))
     hand.made.append(wanted.name)
     with monkeypatch.context() as broken:
         broken.setattr(hand.provider, "_post_secret", lambda found: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             hand.provider.create(wanted)
     hand.until(wanted.name, Phase.STOPPED)
-    getattr(hand.provider, verb)(wanted if verb == "create" else wanted.name)
+    if verb == "create":
+        hand.provider.create(replace(wanted, mounts=()))
+    else:
+        hand.provider.start(wanted.name, [])
     hand.until(wanted.name, Phase.RUNNING)
+    assert "/work/data/" not in str(hand.pod(wanted.name)["spec"]["containers"][0]["volumeMounts"])
     secret = hand.admin.get("secrets", wanted.name)
     data = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
     token = instance_secret(os.environ["INSTANCE_KEY"].encode(), wanted.instance, 1, "jupyter")

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from instances.lifecycle import Phase
-from instances.providers.base import ProviderUnavailable
-from instances.providers.kubernetes import KubernetesProvider, client, reflector
+from instances.providers.base import Mount, MountKind, ProviderUnavailable
+from instances.providers.kubernetes import KubernetesProvider, client, provider, reflector
 from tests.labs.kubernetes.proxy import Proxy
 from tests.providers.kubernetes.conftest import options_of
 from tests.providers.kubernetes.faults import SETS, Hand, raises_in_time
@@ -216,6 +216,25 @@ def test_without_controllers_a_stop_waits_and_is_not_believed(hand):
     hand.lab.thaw("kube-controller-manager")
     hand.until(name, Phase.STOPPED)
     hand.until(late, Phase.RUNNING)
+
+
+def test_a_reboot_with_other_data_waits_for_the_controllers(hand, monkeypatch):
+    """A pod that is made from what they knew before would have the data back that a right was lost to."""
+    monkeypatch.setattr(provider, "_NOTICE", 0.5)
+    name = hand.running(mounts=(Mount(MountKind.DATA, "/data/run1", "/work/data/p1/r0001"),))
+    hand.lab.freeze("kube-controller-manager")
+    for _ in range(2):
+        with pytest.raises(ProviderUnavailable, match="no notice"):
+            hand.provider.reboot(name, [])
+    assert "deletionTimestamp" not in hand.pod(name)["metadata"]
+    hand.lab.thaw("kube-controller-manager")
+    uid = hand.pod(name)["metadata"]["uid"]
+    try_until(hand.provider.reboot, name, [])
+    end = time.monotonic() + 30
+    while [pod["metadata"]["uid"] for pod in hand.pods(name)] in ([], [uid]):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert "/work/data/" not in str(hand.pod(name)["spec"]["containers"][0]["volumeMounts"])
 
 
 @pytest.mark.parametrize(
