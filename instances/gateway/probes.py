@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from instances.gateway.agents import Agents
 from instances.gateway.bodies import Refused
 from instances.gateway.fetch import Reply, fetch
 from instances.gateway.link import Link
@@ -32,6 +33,7 @@ class Probes:
         routes: Routes,
         link: Link,
         usage: Usage,
+        agents: Agents,
         may_serve: Callable[[int], bool],
         spawn: Spawn,
         *,
@@ -41,6 +43,7 @@ class Probes:
         self._routes = routes
         self._link = link
         self._usage = usage
+        self._agents = agents
         self._may_serve = may_serve
         self._spawn = spawn
         self.leads = leads
@@ -124,9 +127,9 @@ class Probes:
 
     async def _look(self, route: Route) -> dict[str, Any]:
         answers = {name: await self.answers(route, service) for name, service in route.services.items()}
-        row: dict[str, Any] = {"instance": route.instance, "answers": answers}
+        row: dict[str, Any] = {"instance": route.instance, "answers": answers, **self._agents.take(route.instance)}
         due = self._activity_due.get(route.instance, 0.0)
-        jupyter = route.services.get("jupyter")
+        jupyter = None if self._agents.speaks(route.instance) else route.services.get("jupyter")
         if jupyter is not None and answers.get("jupyter") and time.monotonic() >= due:
             self._activity_due[route.instance] = time.monotonic() + ACTIVITY_EVERY - 1
             row["activity"] = await self._activity(route, jupyter)

@@ -11,6 +11,8 @@ from instances.gateway.upstream import Endpoint, Target
 from instances.lifecycle import PROBED, SERVED, State
 from portal.lib.hashing import instance_secret
 
+#: the service that speaks of the instance, not to people
+AGENT = "agent"
 SLUG = re.compile(r"[a-z][a-z0-9]{7,39}")
 #: how long the table remembers that an instance is not served (older messages must not revive it)
 FORGET_AFTER = 3600.0
@@ -35,7 +37,19 @@ class Service:
 class Route:
     """What the gateway knows of one instance. Without services it is not served and only its state is known."""
 
-    __slots__ = ("epoch", "instance", "probed", "seen", "served", "services", "slug", "state", "version", "web")
+    __slots__ = (
+        "agent",
+        "epoch",
+        "instance",
+        "probed",
+        "seen",
+        "served",
+        "services",
+        "slug",
+        "state",
+        "version",
+        "web",
+    )
 
     def __init__(self, row: dict[str, Any], instance_key: bytes, scheme: str) -> None:
         self.slug: str = row["slug"]
@@ -53,6 +67,8 @@ class Route:
             )
             for service in row.get("services", ())
         }
+        #: nobody's to open, and not probed
+        self.agent = self.services.pop(AGENT, None)
         self.served = self.state in SERVED and bool(self.services)
         self.probed = self.state in PROBED and bool(self.services)
         #: what answers on the instance's origin: the first service

@@ -13,6 +13,7 @@ from typing import Any
 
 from instances.gateway import headers, pages
 from instances.gateway.access import Access, Ask, Grant, NotServed, NotSignedIn, Site, Sites, check_source
+from instances.gateway.agents import Agents
 from instances.gateway.bodies import Refused
 from instances.gateway.clock import Clock
 from instances.gateway.config import Config
@@ -56,7 +57,8 @@ class Gateway:
         self.routes = Routes(config.instance_key, config.scheme)
         self.sessions = Sessions(self.clock, self._renew, self._close_session, self.spawn)
         self.pool = Pool(self._may_serve)
-        self.probes = Probes(self.routes, self.link, self.usage, self._may_serve, self.spawn, leads=leads)
+        self.agents = Agents(self.routes, self._may_serve, self.spawn)
+        self.probes = Probes(self.routes, self.link, self.usage, self.agents, self._may_serve, self.spawn, leads=leads)
         aliases = frozenset(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in config.listen)
         self._sites = Sites(config.portal_site, config.apps_domain, aliases)
         self._access = Access(self.sessions, self.routes, config.scheme)
@@ -86,6 +88,7 @@ class Gateway:
         self.spawn(self._tick())
         self.spawn(self.link.run())
         self.spawn(self.probes.run())
+        self.spawn(self.agents.run(lambda: self.probes.leads))
 
     async def drain(self) -> None:
         """Accept no more and return when nothing is open any more, or after the longest time a tunnel may stay.

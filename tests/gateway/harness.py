@@ -259,6 +259,7 @@ class Harness:
         self.gateway._may_serve = lambda uid: True  # type: ignore[method-assign]
         self.gateway.pool._may_serve = lambda uid: True
         self.gateway.probes._may_serve = lambda uid: True
+        self.gateway.agents._may_serve = lambda uid: True
         await self.gateway.start()
 
     async def _stop(self) -> None:
