@@ -1,4 +1,7 @@
-"""When somebody last worked in an instance, as gateways say: a busy kernel is work now, no word changes nothing."""
+"""When somebody last worked in an instance, as gateways say: a busy kernel, or a machine that computes, is work now.
+
+No word changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from instances.models import Instance
 from portal.lib import clock
 
 _AT_ONCE = 500
+#: cores; a notebook server that waits for people takes some hundredths of one
+COMPUTES = 0.25
 
 
 def note(reported: Mapping[uuid.UUID, Mapping[str, Any]]) -> None:
@@ -28,7 +33,7 @@ def note(reported: Mapping[uuid.UUID, Mapping[str, Any]]) -> None:
 
 
 def _worked_at(said: Mapping[str, Any], now: datetime) -> datetime | None:
-    if said.get("busy"):
+    if said.get("busy") or float(said.get("cpu") or 0) >= COMPUTES:
         return now
     if not said.get("last_active"):
         return None

@@ -11,6 +11,8 @@ from instances.models import Instance
 
 #: providers whose machines live on this very host, so that a loopback address is theirs
 _ON_THIS_HOST = frozenset({"memory", "local"})
+#: what gateways alone ask, where a provider has put an agent into the machine
+_AGENT = {"name": "agent", "probe": "/report", "required": False}
 
 
 def roles_that_open(service: str) -> frozenset[InstanceRole]:
@@ -43,7 +45,7 @@ def _services(instance: Instance) -> list[dict[str, Any]]:
         return []
     endpoints = {endpoint["service"]: endpoint for endpoint in instance.endpoints}
     rows = []
-    for service in instance.plan.image.services:
+    for service in (*instance.plan.image.services, *([_AGENT] if "agent" in endpoints else [])):
         endpoint = endpoints.get(service["name"])
         if endpoint is None or not _allowed(endpoint, instance.provider.kind):
             if state in PROBED and service.get("required", True):

@@ -245,6 +245,11 @@ def mark_ready(uid: uuid.UUID | str, *, version: int | None = None) -> Marked:
     return Marked.DONE if done else Marked.BUSY
 
 
+def mark_limit(instance: Instance, reason: str, detail: str) -> bool:
+    """Note that a running machine has come to a limit; not over another reason, nor under a worker's lease."""
+    return _write(instance, event="limit", only=lease_free() & Q(reason=""), reason=reason, detail=detail)
+
+
 def mark_reported(reported: Mapping[uuid.UUID, Mapping[str, bool]]) -> None:
     """Take what a gateway reports of all its instances; most of it is known already, which one query says.
 

@@ -31,7 +31,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
 from django.db.models import Q
 
-from instances import activity, entry, tasks, transitions, usage
+from instances import activity, entry, measures, tasks, transitions, usage
 from instances.lifecycle import PROBED, SERVED, State
 from instances.models import Instance
 from instances.routes import row_of
@@ -169,11 +169,18 @@ def ready(body: Row) -> tuple[int, Row]:
     return _MARKED[marked], answer
 
 
+def _work(row: Row) -> Row:
+    """Return what a report says of work: of kernels, and of processor time where the machine's agent measures it."""
+    cpu = (row.get("use") or {}).get("cpu")
+    return {**(row.get("activity") or {}), **({"cpu": cpu} if cpu is not None else {})}
+
+
 def report(body: Row) -> tuple[int, Row]:
     rows = {uuid.UUID(row["instance"]): row for row in body["instances"]}
     answers = {uid: {str(name): bool(up) for name, up in row["answers"].items()} for uid, row in rows.items()}
     transitions.mark_reported(answers)
-    activity.note({uid: row.get("activity") or {} for uid, row in rows.items()})
+    activity.note({uid: _work(row) for uid, row in rows.items()})
+    measures.take({uid: use for uid, row in rows.items() if (use := row.get("use"))})
     if body.get("usage"):
         usage.take(body["usage"])
     return 200, {}
