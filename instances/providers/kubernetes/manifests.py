@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from instances.providers.base import FlavourSpec, Home, ImageMissing, Mount, MountKind, PosixId, Rejected, Service, Spec
+from instances.providers.kubernetes import agent
 from instances.providers.kubernetes.site import Site
 
 Object = dict[str, Any]
@@ -86,13 +87,18 @@ def claim(given: Home, site: Site) -> Object:
 def secret(name: str, uid: str, tokens: Mapping[str, str], welcome: Mapping[str, str], site: Site) -> Object:
     """Return the Secret of a machine, which goes with the StatefulSet of this uid."""
     owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": name, "uid": uid, "blockOwnerDeletion": True}
+    program = {agent.FILE: agent.source()} if agent.NAME in tokens else {}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": name, "labels": labels(site, machine=name), "ownerReferences": [owner]},
         "type": "Opaque",
         "immutable": True,
-        "stringData": {**tokens, **{f"welcome-{n}": text for n, (_, text) in enumerate(sorted(welcome.items()))}},
+        "stringData": {
+            **tokens,
+            **program,
+            **{f"welcome-{n}": text for n, (_, text) in enumerate(sorted(welcome.items()))},
+        },
     }
 
 
@@ -107,7 +113,7 @@ def statefulset(spec: Spec, site: Site) -> Object:
             "labels": tags | ({HOME: spec.home.key} if spec.home else {}),
             "annotations": {
                 EPOCH: str(spec.secret_epoch),
-                SERVICES: json.dumps([[service.name, service.port] for service in spec.services]),
+                SERVICES: json.dumps([[service.name, service.port] for service in agent.services(spec)]),
                 WELCOME: pack(spec.welcome),
             },
         },
@@ -133,7 +139,7 @@ def pod_spec(spec: Spec, site: Site) -> Object:
         "priorityClassName": site.priority_class,
         "hostUsers": False if site.user_namespaces else None,
     }
-    return {
+    made = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 30,
@@ -141,6 +147,17 @@ def pod_spec(spec: Spec, site: Site) -> Object:
         "containers": [_main(spec, site, mounts)],
         "volumes": [*_own_volumes(spec, site), *volumes],
     } | {name: value for name, value in more.items() if value or value is False}
+    return agent.put_into(made, spec, _folders(spec, site))
+
+
+def _folders(spec: Spec, site: Site) -> dict[str, tuple[str, int]]:
+    """Return the machine's own folders with the sizes that were asked for."""
+    home = {"home": (_home_target(spec), spec.home.limit)} if spec.home else {}
+    return {SCRATCH: (WORK, spec.flavour.disk or site.scratch_size), **home}
+
+
+def _home_target(spec: Spec) -> str:
+    return next((mount.target for mount in spec.mounts if mount.kind is MountKind.HOME), HOME_TARGET)
 
 
 def _main(spec: Spec, site: Site, data: list[Object]) -> Object:
@@ -235,8 +252,7 @@ def _own_volumes(spec: Spec, site: Site) -> list[Object]:
 def _own_mounts(spec: Spec) -> list[Object]:
     mounts: list[Object] = [{"name": SCRATCH, "mountPath": WORK}, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
     if spec.home:
-        target = next((mount.target for mount in spec.mounts if mount.kind is MountKind.HOME), HOME_TARGET)
-        mounts.append({"name": "home", "mountPath": target})
+        mounts.append({"name": "home", "mountPath": _home_target(spec)})
     if spec.welcome:
         mounts.append({"name": "welcome", "mountPath": WELCOME_TARGET, "readOnly": True})
     return mounts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ from instances.providers.kubernetes import manifests
 from instances.providers.kubernetes.site import BadOptions, site_of
 from tests.providers.kubernetes.objects import DEPLOYMENT, INSTANCE, NAME, site
 
+AGENT = Path(__file__).resolve().parents[3] / "deploy" / "images" / "agent" / "agent.py"
 DIGEST = "registry.example/jupyter@sha256:" + "ab" * 32
 OURS = {"app.kubernetes.io/managed-by": "beamport", "beamport/deployment": DEPLOYMENT}
 TAGS = {**OURS, "beamport/instance": INSTANCE, "beamport/machine": NAME}
@@ -197,13 +199,51 @@ def test_a_gpu_is_asked_for_by_its_kind():
 
 
 def test_an_image_may_name_its_command_and_environment():
-    image = ImageSpec("x", DIGEST, {"command": ["lab"], "args": ["--port=8888"], "environment": {"HOME": "/", "A": 1}})
+    options = {"command": ["lab"], "args": ["--port=8888"], "environment": {"HOME": "/", "A": 1}, "agent": False}
+    image = ImageSpec("x", DIGEST, options)
     main = manifests.statefulset(replace(SPEC, mounts=(), image=image), site())["spec"]["template"]["spec"][
         "containers"
     ][0]
     assert (main["command"], main["args"]) == (["lab"], ["--port=8888"])
     assert {"name": "A", "value": "1"} in main["env"]
     assert [one["value"] for one in main["env"] if one["name"] == "HOME"] == ["/work/home"]
+
+
+def test_the_agent_runs_the_images_command_and_is_reached_by_a_token_of_its_own():
+    image = ImageSpec("x", DIGEST, {"command": ["lab", "--ip=0.0.0.0"], "args": ["--port=8888"]})
+    spec = replace(SPEC, mounts=SPEC.mounts[1:], image=image)
+    made = manifests.statefulset(spec, site())
+    assert made["metadata"]["annotations"]["beamport/services"] == '[["jupyter", 8888], ["agent", 9810]]'
+    pod = made["spec"]["template"]["spec"]
+    main = pod["containers"][0]
+    assert main["command"] == ["python3", "-I", "-B", "/opt/beamport/agent.py", "--", "lab", "--ip=0.0.0.0"]
+    assert main["args"] == ["--port=8888"]
+    assert main["ports"][-1] == {"name": "agent", "containerPort": 9810}
+    assert main["env"][-4:] == [
+        {"name": "AGENT_PORT", "value": "9810"},
+        {"name": "AGENT_JUPYTER", "value": "8888"},
+        {"name": "AGENT_FOLDERS", "value": '{"home": ["/work/home", 10737418240], "scratch": ["/work", 5368709120]}'},
+        {"name": "AGENT_TOKEN", "valueFrom": {"secretKeyRef": {"name": NAME, "key": "agent"}}},
+    ]
+    assert main["volumeMounts"][-1] == {"name": "agent", "mountPath": "/opt/beamport", "readOnly": True}
+    items = [{"key": "agent.py", "path": "agent.py"}]
+    assert pod["volumes"][-1] == {"name": "agent", "secret": {"secretName": NAME, "items": items}}
+    data = manifests.secret(NAME, "u-1", {"jupyter": "t", "agent": "a"}, {}, site())["stringData"]
+    assert data == {"jupyter": "t", "agent": "a", "agent.py": AGENT.read_text()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": ImageSpec("x", DIGEST, {"command": ["lab"], "agent": False})},
+        {"services": (Service("jupyter", 8888), Service("agent", 9000)), "image": ImageSpec("x", DIGEST, {})},
+        {"services": (Service("agent", 9000),), "image": ImageSpec("x", DIGEST, {"command": ["lab"]})},
+    ],
+)
+def test_an_image_may_do_without_the_agent_or_bring_one(change):
+    made = manifests.statefulset(replace(SPEC, mounts=(), **change), site())["spec"]["template"]["spec"]
+    assert made["containers"][0].get("command") in (None, ["lab"])
+    assert [volume for volume in made["volumes"] if volume["name"] == "agent"] == []
 
 
 def test_without_an_identity_it_runs_as_the_sites_plain_user():
