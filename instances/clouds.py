@@ -17,6 +17,7 @@ def options_of(row: models.Provider) -> dict[str, Any]:
         "deployment": settings.DEPLOYMENT_ID,
         "state_dir": str(settings.STATE_DIR),
         "supervisor_socket": settings.SUPERVISOR_SOCKET,
+        "production": not settings.DEMO,
     }
     return site | dict(row.options)
 

@@ -12,7 +12,7 @@ from experiments.errors import BadDataPath
 from experiments.models import Experiment
 from experiments.paths import data_paths
 from instances import clouds, welcome
-from instances.models import Flavour, Instance
+from instances.models import Flavour, Image, Instance
 from instances.providers.base import FlavourSpec, ImageSpec, Mount, MountKind, MountMissing, PosixId, Service, Spec
 
 DATA_ROOT = "/work/data"
@@ -32,7 +32,7 @@ def spec_of(instance: Instance) -> Spec:
         instance=str(instance.uid),
         attempt=instance.attempt,
         image=ImageSpec(plan.image.name, plan.image.reference, dict(plan.image.options)),
-        flavour=_flavour(plan.flavour),
+        flavour=flavour_of(plan.flavour),
         services=services_of(instance),
         mounts=(*_data(experiments), *_home(instance)),
         home=clouds.home_of(instance.home) if instance.home else None,
@@ -60,13 +60,16 @@ def _experiments(instance: Instance) -> list[Experiment]:
 
 def services_of(instance: Instance) -> tuple[Service, ...]:
     """Return what the instance's image serves."""
+    return services_of_image(instance.plan.image)
+
+
+def services_of_image(image: Image) -> tuple[Service, ...]:
     return tuple(
-        Service(s["name"], int(s["port"]), s.get("probe", "/"), bool(s.get("required", True)))
-        for s in instance.plan.image.services
+        Service(s["name"], int(s["port"]), s.get("probe", "/"), bool(s.get("required", True))) for s in image.services
     )
 
 
-def _flavour(flavour: Flavour) -> FlavourSpec:
+def flavour_of(flavour: Flavour) -> FlavourSpec:
     return FlavourSpec(
         name=flavour.name,
         cores=float(flavour.cores),

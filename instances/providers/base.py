@@ -6,7 +6,7 @@ tests/providers/contract.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -193,6 +193,24 @@ class Checked(Protocol):
 
     def confirm(self) -> dict[str, Any]:
         """Return the options that bind the row to exactly this cloud, for the operator to keep."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a trial found of one thing. `good` None: it could not be seen. `keep`: options that the row keeps of it."""
+
+    what: str
+    good: bool | None
+    text: str
+    keep: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Tried(Protocol):
+    """A provider whose set-up can be tried out with a machine that is nobody's."""
+
+    def trial(self, spec: Spec) -> Generator[Finding]:
+        """Start such a machine, yield what is found, and remove all of it, however it ends."""
 
 
 class Provider(Protocol):

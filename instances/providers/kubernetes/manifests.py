@@ -23,6 +23,8 @@ DEPLOYMENT, INSTANCE = "beamport/deployment", "beamport/instance"
 #: of one attempt: two attempts of an instance may be there at a time, and a selector must not take in the other's pod
 MACHINE = "beamport/machine"
 HOME = "beamport/home"
+#: of what `manage.py check_provider` makes and removes: no instance's
+TRIAL = "beamport/trial"
 #: annotations of the StatefulSet
 EPOCH, SERVICES, WELCOME = "beamport/secret-epoch", "beamport/services", "beamport/welcome"
 STARTED, DISK_UID, HOME_UID = "beamport/started", "beamport/disk-uid", "beamport/home-uid"
@@ -41,9 +43,9 @@ def labels(site: Site, *, instance: str = "", machine: str = "", home: str = "")
 
 
 def selector(site: Site, **more: str) -> str:
-    """Return the selector of all that is this deployment's and has these labels."""
+    """Return the selector of all that is this deployment's and has these labels, and of no trial."""
     wanted = {DEPLOYMENT: site.tag} | {name: value for name, value in more.items() if value}
-    return ",".join(f"{name}={value}" for name, value in wanted.items())
+    return ",".join([*(f"{name}={value}" for name, value in wanted.items()), f"!{TRIAL}"])
 
 
 # ---- names ----

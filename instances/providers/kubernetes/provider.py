@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from instances.lifecycle import Phase
 from instances.providers.base import (
     Capacity,
     Endpoint,
+    Finding,
     FlavourSpec,
     Home,
     ImageSpec,
@@ -38,6 +39,7 @@ from instances.providers.kubernetes.phases import Verdict, judge, wants_events
 from instances.providers.kubernetes.reflector import Reflector
 from instances.providers.kubernetes.sight import Sight
 from instances.providers.kubernetes.site import site_of
+from instances.providers.kubernetes.trial import Trial
 from portal.lib import variables
 from portal.lib.hashing import instance_secret
 
@@ -68,6 +70,7 @@ class KubernetesProvider:
     # ---- verbs ----
     def create(self, spec: Spec) -> str:
         body = manifests.statefulset(spec, self.site)
+        self._see_that_it_is_isolated()
         self._connect()
         if spec.home:
             claim = homes.ensure(self.cluster, spec.home)
@@ -229,6 +232,15 @@ class KubernetesProvider:
     def confirm(self) -> dict[str, Any]:
         """Return the namespace's uid: from then on another namespace of this name is not taken for it."""
         return {"namespace_uid": self.cluster.namespace_uid()}
+
+    def trial(self, spec: Spec) -> Generator[Finding]:
+        """Try the set-up out with a machine that is nobody's; one trial at a time."""
+        return Trial(self.cluster, self._post_secret, spec).run()
+
+    def _see_that_it_is_isolated(self) -> None:
+        """Outside the demo nobody gets a pod where nothing keeps it from the others."""
+        if self.site.production and not self.site.isolation:
+            raise Rejected("nobody has seen that network policy is enforced: manage.py check_provider tries it")
 
     def _connect(self) -> None:
         """See, at first and now and then, that this is the cluster of the set-up; say which rights are missing."""

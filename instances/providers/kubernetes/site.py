@@ -66,6 +66,10 @@ class Site:
     #: a flavour's kind of GPU → the resource that nodes offer; "" for every other kind
     gpu_resources: Mapping[str, str] = field(default_factory=lambda: {"": "nvidia.com/gpu"})
     data: tuple[DataRoot, ...] = ()
+    #: that pods are kept from each other: "seen" by a trial, or "assured" by an operator
+    isolation: str = ""
+    #: whether people work here who must be kept from each other
+    production: bool = False
     #: where the key of the instances' secrets lies when no variable says so
     secrets: Path | None = None
 
@@ -103,6 +107,8 @@ def site_of(options: Mapping[str, Any]) -> Site:
         raise BadOptions(f"the provider's options: {error}") from error
     if not site.namespace or not site.deployment:
         raise BadOptions("the provider's options name no namespace")
+    if site.isolation not in ("", "seen", "assured"):
+        raise BadOptions(f"isolation is seen, assured or nothing, not {site.isolation}")
     if site.home_access not in _ACCESS:
         raise BadOptions(f"home_access is one of {', '.join(_ACCESS)}, not {site.home_access}")
     return site
