@@ -26,7 +26,7 @@ _TICK = 1.0
 _LIMIT = 16 * 1024
 _AT_ONCE = 32
 #: no machine has more of anything: bytes, cores, kernels, seconds since the epoch
-_BYTES, _CORES, _COUNT, _MOMENT = 2**60, 4096, 1_000_000, 2**40
+_BYTES, _CORES, _COUNT, _MOMENT = 2**60, 4096, 1_000_000, 2**37
 _DISKS = ("home", "scratch")
 
 

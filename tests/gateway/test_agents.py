@@ -83,6 +83,12 @@ def test_a_part_that_is_none_is_left_out(part, bad):
     assert ("activity" in said) is (part != "activity")
 
 
+@pytest.mark.parametrize("moment", [2**37 + 1, 2**40, 1e300, -5])
+def test_a_moment_that_no_calendar_has_is_left_out(moment):
+    said = read(told(activity={"busy": 0, "kernels": 1, "last_active": moment}), UID)
+    assert said["activity"] == {"busy": 0, "kernels": 1, "last_active": None}
+
+
 def test_nothing_that_nobody_asked_for_is_passed_on():
     said = read(told(owner="me", use={"home": 1}, disks={"/etc": {"used": 1, "size": 2}}), UID)
     assert said["use"] == {"cpu": 0.5, "memory": 700, "memory_kills": 1}
