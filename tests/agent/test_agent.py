@@ -296,3 +296,27 @@ def test_cpu_is_what_was_used_between_two_looks(monkeypatch):
         return watcher._cores()
 
     assert [look(), look(), look()] == [None, 0.5, None]
+
+
+# ---- as process 1 ----
+_ORPHAN = """
+import os, pathlib, time
+if os.fork() == 0:
+    if os.fork() == 0:
+        time.sleep(0.2)
+        os._exit(0)
+    os._exit(0)
+os.wait()
+time.sleep(1.5)
+states = [path.read_text().rpartition(")")[2].split()[0] for path in pathlib.Path("/proc").glob("[0-9]*/stat")]
+print(os.getppid(), "Z" in states, flush=True)
+"""
+
+
+@pytest.mark.root
+def test_as_the_first_process_it_buries_orphans():
+    """Nobody else would: a container's kernels and terminals leave them."""
+    argv = [sys.executable, "-I", "-B", str(AGENT), "--", sys.executable, "-c", _ORPHAN]
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    done = subprocess.run([*unshare, *argv], env={"AGENT_PORT": str(free_ports(1)[0])}, capture_output=True, timeout=55)
+    assert done.stdout.decode().split() == ["1", "False"], done.stderr
