@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from typing import Any
 os.environ.setdefault("INSTANCE_KEY", "instance-key-of-the-bench-0123456789abcdef")
 
 from instances.lifecycle import Phase
-from instances.providers.base import ImageSpec, Spec
+from instances.providers.base import ImageSpec, ProviderUnavailable, Spec
 from instances.providers.kubernetes import KubernetesProvider, manifests
 from tests.labs.kubernetes import build
 from tests.labs.kubernetes.cluster import ACCOUNT_NAME, NAMESPACE, SHARED, Account, Lab
@@ -62,28 +63,43 @@ def spec_for(provider: KubernetesProvider) -> Spec:
     return plain_spec(deployment=provider.site.deployment, image=IMAGE, home=None, welcome={})
 
 
-def until(done: Callable[[], bool], seconds: float = 1800.0) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > end:
-            raise TimeoutError("this took too long")
-        time.sleep(0.005)
+def repeat(verb: Callable[..., Any], *given: Any) -> Any:
+    """Repeat a verb until it is answered, as the reconciler does."""
+    while True:
+        try:
+            return verb(*given)
+        except ProviderUnavailable as error:
+            say("no answer", error=str(error)[:200])
+            time.sleep(0.5)
+
+
+class Woken:
+    """Who waits for the provider's word on a machine, as a worker does: woken by the watch, then it looks."""
+
+    def __init__(self, provider: KubernetesProvider) -> None:
+        self._events: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+        threading.Thread(target=provider.watch, args=(lambda name: self._events[name].set(),), daemon=True).start()
+
+    def wait(self, name: str, seconds: float = 600.0) -> None:
+        if not self._events[name].wait(seconds):
+            raise TimeoutError(f"nothing is heard of {name}")
+        self._events[name].clear()
+
+    def forget(self) -> None:
+        self._events.clear()
 
 
 # ---- create → running ----
-def running(provider: KubernetesProvider, name: str) -> bool:
-    return any(seen.name == name and seen.phase is Phase.RUNNING for seen in provider.observe())
-
-
-def ours(provider: KubernetesProvider) -> float:
-    """Return the seconds from a create to the snapshot that says it runs."""
+def ours(provider: KubernetesProvider, woken: Woken) -> float:
+    """Return the seconds from a create to the look that finds it running."""
     spec, began = spec_for(provider), time.monotonic()
-    provider.create(spec)
-    until(lambda: running(provider, spec.name))
+    repeat(provider.create, spec)
+    while repeat(provider.look, spec.name).phase is not Phase.RUNNING:
+        woken.wait(spec.name)
     return time.monotonic() - began
 
 
-def bare(provider: KubernetesProvider) -> float:
+def bare(provider: KubernetesProvider, _: Woken) -> float:
     """Return the seconds that the same objects take without us: three requests, and a watch on the pod."""
     spec, cluster = spec_for(provider), provider.cluster
     began = time.monotonic()
@@ -98,13 +114,14 @@ def bare(provider: KubernetesProvider) -> float:
 
 def starts(provider: KubernetesProvider, rounds: int, at_once: int) -> None:
     list(provider.observe())
+    woken = Woken(provider)
     for what, one in (("bare", bare), ("ours", ours)):
-        times = [one(provider) for _ in range(rounds)]
+        times = [one(provider, woken) for _ in range(rounds)]
         say(f"create to running, alone, {what}", rounds=rounds, median=statistics.median(times), longest=max(times))
     for what, one in (("bare", bare), ("ours", ours)):
         began = time.monotonic()
         with ThreadPoolExecutor(at_once) as pool:
-            times = list(pool.map(lambda _, one=one: one(provider), range(at_once)))
+            times = list(pool.map(lambda _, one=one: one(provider, woken), range(at_once)))
         say(
             f"create to running, at once, {what}",
             instances=at_once,
@@ -117,24 +134,25 @@ def starts(provider: KubernetesProvider, rounds: int, at_once: int) -> None:
 def clear(provider: KubernetesProvider) -> None:
     names = list(provider.sets.snapshot())
     with ThreadPoolExecutor(_MANY) as pool:
-        list(pool.map(provider.delete, names))
-    until(lambda: not provider.cluster.find(SETS, labelSelector=manifests.selector(provider.site))["items"])
+        list(pool.map(lambda name: repeat(provider.delete, name), names))
+    while provider.cluster.find(SETS, labelSelector=manifests.selector(provider.site))["items"]:
+        time.sleep(0.5)
 
 
 # ---- many ----
 def fill(provider: KubernetesProvider, instances: int) -> list[str]:
-    """Make machines by bare requests and wait until their pods run."""
+    """Make machines and wait until their pods run."""
 
     def make(_: int) -> str:
         spec = spec_for(provider)
-        provider.cluster.post(SETS, manifests.statefulset(spec, provider.site))
-        provider.start(spec.name)
+        repeat(provider.create, spec)
         return spec.name
 
     began = time.monotonic()
     with ThreadPoolExecutor(_MANY) as pool:
         names = list(pool.map(make, range(instances)))
-    until(lambda: sum(seen.phase is Phase.RUNNING for seen in provider.observe()) == instances, 3600)
+    while sum(seen.phase is Phase.RUNNING for seen in provider.observe()) < instances:
+        time.sleep(1)
     say("filled", instances=instances, seconds=time.monotonic() - began)
     return names
 
@@ -259,15 +277,14 @@ def churn(lab: Lab, names: list[str]) -> Iterator[None]:
 def outside(lab: Lab, options: dict[str, Any], rounds: int) -> None:
     """How soon a worker is woken by what somebody else has done."""
     provider = KubernetesProvider(options)
-    woken: dict[str, float] = {}
-    threading.Thread(target=provider.watch, args=(lambda name: woken.setdefault(name, time.monotonic()),)).start()
+    woken = Woken(provider)
     times = []
     for name in list(provider.sets.snapshot())[:rounds]:
-        woken.clear()
+        woken.forget()
         began = time.monotonic()
         lab.admin.patch(SETS, name, {"spec": {"replicas": 0}})
-        until(lambda name=name: name in woken, 60)  # type: ignore[misc]
-        times.append(woken[name] - began)
+        woken.wait(name)
+        times.append(time.monotonic() - began)
     say("change outside to a woken worker", rounds=len(times), median=statistics.median(times), longest=max(times))
     clear(provider)
     provider.close()
