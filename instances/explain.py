@@ -9,9 +9,9 @@ from instances.models import Instance, Plan
 _GIB = 2**30
 
 
-def explain(instance: Instance, reason: str, detail: str = "") -> str:
+def explain(instance: Instance, reason: str, detail: str = "", *, given_up: bool = False) -> str:
     """Return the text for people: the reason's sentence, the instance's figures, what the provider adds."""
-    parts = [reasons.sentence(reason)]
+    parts = [reasons.sentence(reason, given_up=given_up)]
     if reason == "out-of-memory":
         parts = [_memory(instance)]
     elif reason == "home-held":

@@ -56,6 +56,8 @@ class Call(StrEnum):
 #: states in which the gateway probes or serves an instance (design §7)
 PROBED = frozenset({State.STARTING})
 SERVED = frozenset({State.ACTIVE, State.UNAVAILABLE})
+#: phases of a machine that runs, or would come to run by itself
+UP = frozenset({Phase.PENDING, Phase.RUNNING, Phase.READY, Phase.FAILED})
 #: states that pass by themselves
 MOVING = frozenset({State.REQUESTED, State.BUILDING, State.STARTING, State.STOPPING, State.REBOOTING, State.DELETING})
 
@@ -101,7 +103,7 @@ def _decide(state: State, target: Target, phase: Phase, *, last_call: Call | Non
     if target is Target.DELETED:
         return Step(State.DELETED) if phase is Phase.MISSING else Step(State.DELETING, Call.DELETE)
     if state is State.ERROR:
-        return Step(State.ERROR)
+        return Step(State.ERROR, Call.STOP if last_call is Call.STOP and phase in UP else None)
     return (
         _broken(state, target, phase, late)
         or _rebooted(state, target, phase, reboot)
@@ -116,13 +118,14 @@ def _unknown(state: State, target: Target) -> Step:
 
 
 def _broken(state: State, target: Target, phase: Phase, late: bool) -> Step | None:
+    """What is given up is stopped in the same step: nobody waits any more, and it would come up all the same."""
     if phase is Phase.MISSING and state not in _UNBUILT:
         return Step(State.ERROR, reason="vanished")
     if phase is Phase.FAILED:
-        return Step(State.ERROR, reason="failed")
+        return Step(State.ERROR, Call.STOP, reason="failed")
     arrived = (target, phase) in {(Target.ACTIVE, Phase.READY), (Target.STOPPED, Phase.STOPPED)}
     if late and state in MOVING and not arrived:
-        return Step(State.ERROR, reason="deadline")
+        return Step(State.ERROR, Call.STOP if phase in UP | {Phase.MISSING} else None, reason="deadline")
     return None
 
 

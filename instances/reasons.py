@@ -45,11 +45,22 @@ SENTENCES = {
     "home-owner": "Your home belongs to another account on the storage. An operator has to look at it.",
 }
 
+#: of those that say that something goes on by itself: when it does so no more
+GIVEN_UP = {
+    "provider-unavailable": "The system that runs the machines gave no answer in time. Retry tries again.",
+    "no-capacity": "There was no room for this machine in time. Retry tries again.",
+    "home-held": "Your home can be used by one machine at a time. Stop the other machine, then retry.",
+    "evicted": "The computer that carried this machine ran short and ended it, again and again. Retry tries again.",
+    "node-lost": "The computer that carries this machine does not answer. An operator has to look at it.",
+}
+
 _UNKNOWN = "Something happened that the portal has no words for; support can look it up by this code: {code}."
 
 
-def sentence(code: str) -> str:
+def sentence(code: str, *, given_up: bool = False) -> str:
     """Return the sentence of a reason; empty for no reason."""
     if not code:
         return ""
+    if given_up and code in GIVEN_UP:
+        return GIVEN_UP[code]
     return SENTENCES.get(code) or _UNKNOWN.format(code=code)

@@ -24,6 +24,8 @@ log = structlog.get_logger("instances.reconcile")
 
 #: an accepted call is not asked for again before this
 PATIENCE = timedelta(seconds=15)
+#: nor, of what was given up, before this: it stays until somebody retries or deletes it
+LASTING = timedelta(minutes=2)
 #: what a provider's outage leaves of a deadline, once it answers again
 SPARE_SECONDS = 60
 #: the longest pause before another try: where the next moment may bring an answer or a turn, and where it needs people
@@ -141,12 +143,13 @@ def phase_of(instance: Instance, phase: Phase) -> Phase:
 def decide_on(instance: Instance, phase: Phase, now: datetime) -> Step:
     """Return the step that a phase leads to, as the row is."""
     called, deadline = instance.called_at, instance.deadline_at
+    patience = LASTING if instance.state == State.ERROR else PATIENCE
     return decide(
         State(instance.state),
         Target(instance.target),
         phase_of(instance, phase),
         last_call=Call(instance.last_call) if instance.last_call else None,
-        under_way=called is not None and called + PATIENCE > now,
+        under_way=called is not None and called + patience > now,
         reboot=instance.reboot_asked_at is not None,
         late=deadline is not None and deadline < now,
     )
@@ -185,7 +188,8 @@ def _learn(instance: Instance, lease: uuid.UUID, seen: Observation) -> bool:
             news["ref"] = seen.ref
         if endpoints != instance.endpoints and seen.phase in (Phase.RUNNING, Phase.READY):
             news["endpoints"] = endpoints
-    if seen.reason and seen.reason != instance.reason and seen.phase in (Phase.RUNNING, Phase.PENDING):
+    tells = seen.phase in (Phase.RUNNING, Phase.PENDING) and instance.state != State.ERROR
+    if tells and seen.reason and seen.reason != instance.reason:
         news |= {"reason": seen.reason, "detail": explain(instance, seen.reason, seen.detail)}
     return not news or transitions.note(instance, lease=lease, **news)
 
@@ -219,15 +223,22 @@ def _take(instance: Instance, lease: uuid.UUID, cloud: Provider, seen: Observati
     if step.call is None and step.state == instance.state and step.target is None:
         _remind(instance, lease, step)
         return _rest(instance, _time_of(seen))
-    reason = _reason(instance, seen, step)
-    detail = explain(instance, reason, seen.detail if reason == seen.reason else "") if reason else ""
-    lines = _last_lines(cloud, instance) if step.state is State.ERROR else ""
     event = step.call.value if step.call else "observed"
-    if not transitions.move(instance, step, event=event, lease=lease, reason=reason, detail=detail, log=lines):
+    if not transitions.move(instance, step, event=event, lease=lease, **_words(instance, cloud, seen, step)):
         return Wait(_NOW)
-    if step.call is None:
+    not_there = step.call is Call.STOP and seen.phase is Phase.MISSING  # should it come yet, the sweep stops it
+    if step.call is None or not_there:
         return _rest(instance, _time_of(seen))
     return _call(instance, lease, cloud, step.call)
+
+
+def _words(instance: Instance, cloud: Provider, seen: Observation, step: Step) -> dict[str, str]:
+    """Return reason, detail and log of a step; an error keeps those that it began with."""
+    if instance.state == step.state == State.ERROR:
+        return {"reason": instance.reason, "detail": instance.detail, "log": instance.log}
+    reason, given_up = _reason(instance, seen, step), step.state is State.ERROR
+    detail = explain(instance, reason, seen.detail if reason == seen.reason else "", given_up=given_up)
+    return {"reason": reason, "detail": detail, "log": _last_lines(cloud, instance) if given_up else ""}
 
 
 def _reason(instance: Instance, seen: Observation, step: Step) -> str:
@@ -237,6 +248,8 @@ def _reason(instance: Instance, seen: Observation, step: Step) -> str:
         return seen.reason
     if step.reason == "deadline" and instance.reason and not instance.last_call:
         return instance.reason  # why the call could not be made
+    if step.reason == "deadline" and seen.reason and seen.phase is Phase.PENDING:
+        return seen.reason
     said = seen.reason if seen.phase in (Phase.PENDING, Phase.RUNNING) else ""
     return step.reason or said or (instance.reason if step.state == instance.state else "")
 
@@ -298,6 +311,9 @@ def _ask(cloud: Provider, call: Call, instance: Instance) -> None:
 
 def _call_failed(instance: Instance, lease: uuid.UUID, call: Call, error: ProviderError) -> Wait | None:
     """Map what a call raised: refused → error (a delete is tried for ever), no room or no answer → again later."""
+    if instance.state == State.ERROR:  # what was given up; the sweep asks for it again
+        log.warning("not stopped", instance=str(instance.uid), error=str(error)[:500])
+        return Wait(None)
     known = isinstance(error, Rejected | NoCapacity)
     reason = error.code if known else "provider-unavailable"
     if reason != instance.reason:  # one that waits for an hour says so once

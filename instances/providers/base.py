@@ -226,7 +226,10 @@ class Provider(Protocol):
         """Start a stopped machine with exactly these data mounts (None: as they were); a running one is left alone."""
 
     def stop(self, ref: str) -> None:
-        """Stop it and keep its disk; a stopped one is left alone."""
+        """Stop it and keep its disk, also while it starts: it must not come up later. A stopped one is left alone.
+
+        One that failed becomes stopped, or stays failed where only a new one mends it.
+        """
 
     def reboot(self, ref: str, data: Sequence[Mount] | None = None) -> None:
         """Restart it with exactly these data mounts (None: as they were); its disk stays."""

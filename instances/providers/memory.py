@@ -142,7 +142,8 @@ class MemoryProvider:
             machine = self._mine(ref)
             machine.hang_up()
             machine.script.clear()
-            machine.phase, machine.reason = Phase.STOPPED, ""
+            if machine.phase is not Phase.FAILED:  # which only a new one mends
+                machine.phase, machine.reason = Phase.STOPPED, ""
             self._tell(ref)
 
     def reboot(self, ref: str, data: Sequence[Mount] | None = None) -> None:

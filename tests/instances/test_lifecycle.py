@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from instances.lifecycle import MOVING, PROBED, SERVED, Call, Phase, State, Step, Target, decide
+from instances.lifecycle import MOVING, PROBED, SERVED, UP, Call, Phase, State, Step, Target, decide
 
 BOOLS = (False, True)
 ALL = list(itertools.product(State, Target, Phase, (None, *Call), BOOLS, BOOLS, BOOLS))
@@ -73,9 +73,30 @@ def test_unknown_calls_nothing_and_moves_nothing_but_active_to_unavailable():
 def test_an_error_is_left_only_by_delete():
     for state, target, phase, *_, step in every():
         if state is State.ERROR and target is not Target.DELETED:
-            assert step == Step(State.ERROR)
+            assert step in (Step(State.ERROR), Step(State.ERROR, Call.STOP))
         if state is State.ERROR and target is Target.DELETED and phase is not Phase.UNKNOWN:
             assert step.state in (State.DELETING, State.DELETED)
+
+
+def test_what_is_given_up_is_stopped_with_the_same_step():
+    for state, target, phase, *_, step in every():
+        ends = step.state is State.ERROR and state is not State.ERROR and step.reason in ("deadline", "failed")
+        if ends and phase in UP:
+            assert step.call is Call.STOP, (state, target, phase)
+
+
+def test_a_stop_is_asked_for_again_only_where_it_was_asked_for_and_the_machine_is_up():
+    """Who reads an error may find a machine that was never given up: it was away, or refused to be rebooted."""
+    for state, target, phase, last, way, *_, step in every():
+        if state is State.ERROR and target is not Target.DELETED:
+            again = last is Call.STOP and phase in UP and not way
+            assert step == Step(State.ERROR, Call.STOP if again else None)
+
+
+def test_a_machine_in_an_administrators_hand_is_not_stopped_because_it_is_late():
+    for state, target, phase, *_, step in every():
+        if phase is Phase.HELD and state in MOVING and target is Target.ACTIVE:
+            assert step.call is None
 
 
 def test_the_wish_to_delete_is_stronger_than_a_deadline_and_an_error():
@@ -176,8 +197,8 @@ TABLE = [
     (Phase.HELD, State.ACTIVE, Target.ACTIVE, State.UNAVAILABLE, None),
     (Phase.HELD, State.ACTIVE, Target.STOPPED, State.ACTIVE, None),
     (Phase.HELD, State.ACTIVE, Target.DELETED, State.DELETING, Call.DELETE),
-    (Phase.FAILED, State.BUILDING, Target.ACTIVE, State.ERROR, None),
-    (Phase.FAILED, State.STOPPING, Target.STOPPED, State.ERROR, None),
+    (Phase.FAILED, State.BUILDING, Target.ACTIVE, State.ERROR, Call.STOP),
+    (Phase.FAILED, State.STOPPING, Target.STOPPED, State.ERROR, Call.STOP),
     (Phase.FAILED, State.ERROR, Target.DELETED, State.DELETING, Call.DELETE),
 ]
 
@@ -193,7 +214,7 @@ def test_the_table(phase, state, target, new, call):
     [
         (State.ACTIVE, Target.ACTIVE, Phase.UNKNOWN, {}, Step(State.UNAVAILABLE, reason="provider-unavailable")),
         (State.ACTIVE, Target.ACTIVE, Phase.MISSING, {}, Step(State.ERROR, reason="vanished")),
-        (State.STARTING, Target.ACTIVE, Phase.FAILED, {}, Step(State.ERROR, reason="failed")),
+        (State.STARTING, Target.ACTIVE, Phase.FAILED, {}, Step(State.ERROR, Call.STOP, reason="failed")),
         (State.ACTIVE, Target.ACTIVE, Phase.RUNNING, {}, Step(State.UNAVAILABLE, reason="not-answering")),
         (State.ACTIVE, Target.ACTIVE, Phase.HELD, {}, Step(State.UNAVAILABLE, reason="held")),
         (
@@ -218,7 +239,7 @@ def test_the_table(phase, state, target, new, call):
         (State.STARTING, Target.ACTIVE, Phase.READY, {"late": True}, Step(State.ACTIVE)),
         (State.STOPPING, Target.STOPPED, Phase.STOPPED, {"late": True}, Step(State.STOPPED)),
         *(
-            (state, target, Phase.PENDING, {"late": True}, Step(State.ERROR, reason="deadline"))
+            (state, target, Phase.PENDING, {"late": True}, Step(State.ERROR, Call.STOP, reason="deadline"))
             for state in sorted(MOVING)
             for target in (Target.ACTIVE, Target.STOPPED)
         ),

@@ -233,6 +233,82 @@ def test_no_room_until_the_deadline_is_the_reason_of_the_error(request_one, prov
     assert (instance.state, instance.reason) == ("error", "no-capacity")
 
 
+@pytest.mark.parametrize("phase", [Phase.PENDING, Phase.RUNNING])
+def test_a_start_past_its_deadline_is_taken_back_in_the_same_run(phase, request_one, provider):
+    cloud = use_cloud(provider, MemoryProvider({**options(provider), "phases": [phase]}))
+    instance = settle(request_one(), 1)
+    expire(instance)
+    reconcile.run(instance.pk)
+    instance.refresh_from_db()
+    assert (instance.state, instance.reason) == ("error", "deadline")
+    assert machine_of(cloud, instance).phase is Phase.STOPPED
+
+
+def test_why_a_start_waited_is_the_reason_when_it_is_given_up(request_one, provider):
+    cloud = use_cloud(provider, MemoryProvider({**options(provider), "phases": ["pending"]}))
+    instance = settle(request_one(), 1)
+    cloud.happen(instance.ref, Phase.PENDING, reason="no-capacity")
+    settle(instance, 1)
+    assert (instance.reason, "keep trying" in instance.detail) == ("no-capacity", True)
+    expire(instance)
+    settle(instance, 1)
+    assert (instance.state, instance.reason, "keep trying" in instance.detail) == ("error", "no-capacity", False)
+
+
+@pytest.mark.parametrize("fault", ["ProviderUnavailable", "Rejected", "killed"])
+def test_a_stop_of_what_was_given_up_is_asked_for_until_it_is_done(fault, request_one, provider, monkeypatch):
+    errors = {"ProviderUnavailable": ProviderUnavailable("503"), "Rejected": Rejected("disk"), "killed": SystemExit()}
+    cloud = use_cloud(provider, MemoryProvider({**options(provider), "phases": ["pending"]}))
+    instance = settle(request_one(), 1)
+    cloud.machines[instance.ref].log.append("waits for a node")
+    expire(instance)
+    with monkeypatch.context() as broken:
+        broken.setattr(cloud, "stop", Mock(side_effect=errors[fault]))
+        if fault == "killed":
+            with pytest.raises(SystemExit):
+                reconcile.run(instance.pk)
+        else:
+            settle(instance)
+    instance.refresh_from_db()
+    before = instance.reason, instance.detail, instance.log, instance.transitions.count(), instance.version
+    assert before[:3] == ("deadline", instance.detail, "waits for a node")
+    assert machine_of(cloud, instance).phase is Phase.PENDING
+    sweep.sweep(provider)
+    assert machine_of(cloud, instance).phase is Phase.PENDING, "not at every sweep"
+    forward(130)
+    sweep.sweep(provider)
+    instance.refresh_from_db()
+    assert machine_of(cloud, instance).phase is Phase.STOPPED
+    assert (instance.state, instance.last_call) == ("error", "stop")
+    assert before == (instance.reason, instance.detail, instance.log, instance.transitions.count(), instance.version)
+
+
+def test_a_machine_that_comes_after_it_was_given_up_is_stopped(request_one, provider, monkeypatch):
+    """Its create was heard late: the workspace had been given up, nobody looks after it."""
+    cloud = use_cloud(provider, MemoryProvider(options(provider)))
+    late = []
+    with monkeypatch.context() as away:
+        away.setattr(cloud, "create", lambda spec: late.append(spec) or f"m-{spec.name}")
+        instance = settle(request_one(), 1)
+        expire(instance)
+        settle(instance)
+    assert (instance.state, instance.reason) == ("error", "deadline")
+    ref = cloud.create(late[0])
+    forward(130)
+    sweep.sweep(provider)
+    assert cloud.machines[ref].phase is Phase.STOPPED
+
+
+def test_a_machine_that_refused_its_reboot_runs_on(active, cloud, alice, monkeypatch):
+    monkeypatch.setattr(cloud, "reboot", Mock(side_effect=Rejected("a folder is not there")))
+    services.reboot(active, by=alice)
+    settle(active)
+    assert (active.state, active.reason) == ("error", "rejected")
+    forward(130)
+    sweep.sweep(active.provider)
+    assert machine_of(cloud, active).phase is Phase.RUNNING
+
+
 def test_who_waits_for_a_turn_does_not_run_out_of_time(request_one, provider, settings):
     busy = refusal(NoCapacity, "waiting-for-turn", "4 machines are starting just now")
     use_cloud(provider, faulty.FailsAt(options(provider), "create", busy, times=1))

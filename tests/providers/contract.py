@@ -170,6 +170,15 @@ class ProviderContract:
         provider.stop(ref)
         assert provider.look(ref).phase is Phase.STOPPED
 
+    def test_what_is_stopped_while_it_starts_does_not_come_up(self, provider, made):
+        """A build that took too long is given up: nobody waits for it any more."""
+        _, ref = made()
+        provider.stop(ref)
+        self.until(provider, ref, Phase.STOPPED)
+        for _ in range(5):
+            time.sleep(0.1)
+            assert provider.look(ref).phase is Phase.STOPPED
+
     def test_a_reboot_ends_running(self, provider, made):
         _, ref = self.running(provider, made)
         provider.reboot(ref)
