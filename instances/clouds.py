@@ -30,5 +30,11 @@ def cloud_of(row: models.Provider) -> base.Provider:
         raise base.ProviderUnavailable(f"provider {row.name}: kind {row.kind!r} cannot be used") from error
 
 
+def drop(row: models.Provider) -> None:
+    """End the row's provider object in this process; where there is none that is fine."""
+    if row.kind in settings.PROVIDER_KINDS:
+        registry.drop(row.kind, options_of(row), settings.PROVIDER_KINDS)
+
+
 def home_of(home: models.Home) -> base.Home:
     return base.Home(key=home.key, limit=home.limit)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
+
+from django.db.models import Q
 
 from instances.models import Job
 from portal.lib.clock import Now
@@ -17,3 +20,20 @@ def claim(name: str, every: timedelta) -> bool:
         Job.objects.bulk_create([Job(name=name)], ignore_conflicts=True)
         return bool(rows.filter(due_at__lte=Now()).update(due_at=Now() + every))
     return False
+
+
+def hold(name: str, holder: uuid.UUID, lasting: timedelta) -> bool:
+    """Return whether this holder alone has lasting work for so long from now; to be asked again before that ends."""
+    free = Job.objects.filter(Q(holder=holder) | Q(due_at__lte=Now()), name=name)
+    held = {"holder": holder, "due_at": Now() + lasting}
+    if free.update(**held):
+        return True
+    if not Job.objects.filter(name=name).exists():
+        Job.objects.bulk_create([Job(name=name)], ignore_conflicts=True)
+        return bool(free.update(**held))
+    return False
+
+
+def let_go(holder: uuid.UUID) -> None:
+    """Give all that somebody holds to whoever asks next."""
+    Job.objects.filter(holder=holder).update(holder=None, due_at=Now())

@@ -339,10 +339,11 @@ class Leftover(models.Model):
 
 
 class Job(models.Model):
-    """Periodic work; claimed by pushing `due_at` on, so that n workers run it once."""
+    """Periodic work; claimed by pushing `due_at` on, so that n workers run it once. What lasts has a holder."""
 
     name = models.CharField(max_length=80, unique=True)
     due_at = models.DateTimeField(db_default=Now())
+    holder = models.UUIDField(null=True, blank=True, help_text="who does it until it is due")
 
     def __str__(self) -> str:
         return self.name

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -34,12 +35,19 @@ GLANCE = 0.25
 POOL = 8
 #: how many due instances one tick takes up
 BATCH = 50
+#: how long a provider stays with a worker that gives no sign of life, before another takes it over
+TENDED = timedelta(seconds=5)
+#: seconds from one beginning of a watch to the next
+WATCH_AGAIN = 5.0
 EACH_MINUTE = timedelta(minutes=1)
 DAILY = timedelta(days=1)
 
 
 class Ticker(threading.Thread):
-    """One thread that looks for work, a small pool that does it, and one thread for each provider that can watch."""
+    """One thread that looks for work, a small pool that does it, and one thread for each provider that it tends.
+
+    Of all workers one tends a provider: only it lists and watches, so a cloud is asked once.
+    """
 
     def __init__(self, *, pool: int = POOL) -> None:
         super().__init__(name="ticker", daemon=True)
@@ -48,6 +56,8 @@ class Ticker(threading.Thread):
         self._stopped = threading.Event()
         self._busy: set[object] = set()
         self._lock = threading.Lock()
+        self._me = uuid.uuid4()
+        self._tended: dict[int, Provider] = {}
         self._watching: set[int] = set()
         self._beat = Beat(settings.WORKER_BEAT)
         self._away = False
@@ -64,6 +74,7 @@ class Ticker(threading.Thread):
                 well &= self._guarded(self._each_second)
                 if well:
                     self._guarded(self._beat.give)
+        self._guarded(partial(jobs.let_go, self._me))
         self._guarded(self._beat.end)
         connections.close_all()
 
@@ -91,7 +102,7 @@ class Ticker(threading.Thread):
 
     def _each_second(self) -> None:
         restored.look()
-        for row in Provider.objects.filter(enabled=True):
+        for row in self._tend():
             # a provider that hangs holds its own sweep alone, and is not asked again before it has answered
             if ("sweep", row.pk) not in self._busy and jobs.claim(f"sweep:{row.pk}", sweep.EVERY):
                 self._submit(("sweep", row.pk), partial(sweep.sweep, row, self._reconcile))
@@ -104,6 +115,17 @@ class Ticker(threading.Thread):
         if jobs.claim("forget-expired", DAILY):
             self._submit("forget-expired", sweep.forget_expired)
 
+    # ---- one worker a provider ----
+    def _tend(self) -> list[Provider]:
+        """Return the providers that are this worker's, and end what it has of the others."""
+        enabled = Provider.objects.filter(enabled=True)
+        mine = {row.pk: row for row in enabled if jobs.hold(f"tend:{row.pk}", self._me, TENDED)}
+        for pk in self._tended.keys() - mine.keys():
+            log.info("provider let go", provider=self._tended[pk].name)
+            clouds.drop(self._tended[pk])
+        self._tended = mine
+        return list(mine.values())
+
     # ---- events of providers ----
     def _watch(self, row: Provider) -> None:
         with self._lock:
@@ -114,13 +136,14 @@ class Ticker(threading.Thread):
 
     def _watch_one(self, row: Provider) -> None:
         """Listen until the source ends; a provider without events simply ends at once and is asked again later."""
+        began = time.monotonic()
         try:
             clouds.cloud_of(row).watch(lambda ref: self._heard(row, ref))
         except Exception as error:
             log.warning("watch ended", provider=row.name, error=str(error)[:200])
         finally:
             connections.close_all()
-        self._stopped.wait(5)
+        self._stopped.wait(WATCH_AGAIN - (time.monotonic() - began))
         with self._lock:
             self._watching.discard(row.pk)
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ def _start() -> None:
     (state / "run").mkdir()
     os.environ["BEAMPORT_STATE"] = str(state)
     os.environ.setdefault("BEAMPORT_DEMO", "1")
-    for name in ("SECRET_KEY", "INSTANCE_KEY", "GATEWAY_TOKEN", "DEPLOYMENT_ID"):
+    for name in ("SECRET_KEY", "INSTANCE_KEY", "GATEWAY_TOKEN"):
         os.environ[name] = secrets.token_urlsafe(48)
+    os.environ["DEPLOYMENT_ID"] = urlsafe_b64encode(os.urandom(48)).decode()  # no secret: log lines name it
     postgres, redis = Postgres(state), Redis(state)
     owner = os.getpid()
 

@@ -213,6 +213,17 @@ class Tried(Protocol):
         """Start such a machine, yield what is found, and remove all of it, however it ends."""
 
 
+@runtime_checkable
+class Kept(Protocol):
+    """A provider that holds connections or watches as long as it is kept."""
+
+    def is_outdated(self) -> bool:
+        """Tell whether what it was made from, besides its options, has changed: a file of credentials."""
+
+    def close(self) -> None:
+        """End its watches, and with them `watch`."""
+
+
 class Provider(Protocol):
     """What every provider can do; see each method for what happens twice or when missing."""
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from datetime import timedelta
 
 import pytest
@@ -18,7 +19,7 @@ from instances.lifecycle import Phase
 from instances.models import Home, Instance, Job, Leftover
 from instances.ticker import Ticker, delete_homes
 from portal.lib import beat, bus, clock
-from tests.instances.conftest import settle
+from tests.instances.conftest import settle, use_cloud
 from tests.instances.test_services import run_all
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -173,6 +174,78 @@ def test_a_job_is_due_again_after_its_time(db):
     assert not jobs.claim("often", timedelta(hours=1))
     Job.objects.update(due_at=clock.now())
     assert jobs.claim("often", timedelta(hours=1))
+
+
+def test_lasting_work_has_one_holder_of_many(db):
+    asking = [uuid.uuid4() for _ in range(20)]
+    asked = iter(asking)
+    assert run_all(lambda: jobs.hold("lasting", next(asked), timedelta(hours=1)), 20).count(True) == 1
+    (holder,) = [one for one in asking if jobs.hold("lasting", one, timedelta(hours=1))]
+    assert Job.objects.get(name="lasting").holder == holder
+
+
+def test_a_holder_that_gives_no_sign_of_life_is_replaced_and_stays_so(db):
+    first, second = uuid.uuid4(), uuid.uuid4()
+    assert jobs.hold("lasting", first, timedelta(hours=1))
+    assert not jobs.hold("lasting", second, timedelta(hours=1))
+    Job.objects.update(due_at=clock.now())
+    assert jobs.hold("lasting", second, timedelta(hours=1))
+    assert not jobs.hold("lasting", first, timedelta(hours=1))
+    jobs.let_go(second)
+    assert jobs.hold("lasting", first, timedelta(hours=1))
+
+
+# ---- one worker a provider ----
+class Watched:
+    """Counts who watches; a watch lasts until the provider is closed."""
+
+    def __init__(self, cloud):
+        self.cloud, self.watching, self.closed = cloud, [], threading.Event()
+
+    def __getattr__(self, name):
+        return getattr(self.cloud, name)
+
+    def watch(self, wake):
+        self.watching.append(wake)
+        self.closed.wait(60)
+
+    def is_outdated(self):
+        return False
+
+    def close(self):
+        self.closed.set()
+
+
+def test_of_two_workers_one_watches_and_a_dead_one_is_replaced(no_redis, provider, cloud, monkeypatch):
+    watched = use_cloud(provider, Watched(cloud))
+    one, other = Ticker(pool=2), Ticker(pool=2)
+    one.start()
+    until(lambda: len(watched.watching) == 1)
+    other.start()
+    try:
+        until(lambda: Job.objects.get(name="homes-to-delete").due_at and other.is_alive())
+        with monkeypatch.context() as killed:
+            killed.setattr(jobs, "let_go", lambda holder: None)
+            one.stop()
+        assert len(watched.watching) == 1, "while its time was not over"
+        until(lambda: len(watched.watching) == 2)
+    finally:
+        watched.close()
+        other.stop()
+
+
+def test_a_worker_that_was_replaced_ends_what_it_holds(no_redis, provider, cloud):
+    watched = use_cloud(provider, Watched(cloud))
+    ticker = Ticker(pool=2)
+    ticker.start()
+    try:
+        until(lambda: watched.watching)
+        Job.objects.filter(name=f"tend:{provider.pk}").update(
+            holder=uuid.uuid4(), due_at=clock.now() + timedelta(hours=1)
+        )
+        until(watched.closed.is_set)
+    finally:
+        ticker.stop()
 
 
 # ---- expired rows ----

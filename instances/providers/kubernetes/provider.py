@@ -7,9 +7,11 @@ incarnation it means by its uid, and can be repeated after a crash or a lost ans
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -63,7 +65,9 @@ class KubernetesProvider:
         ours = manifests.selector(self.site)
         self.sets = Reflector(self.cluster, SETS, ours, self._heard)
         self.pods = Reflector(self.cluster, PODS, ours, lambda name, found: self._heard(name.removesuffix("-0"), found))
+        self._credentials = _version_of(self.site.kubeconfig)
         self._listeners: set[queue.SimpleQueue[str]] = set()
+        self._closed = threading.Event()
         self._confirmed_at = float("-inf")
         self._sees_nodes = False
 
@@ -159,14 +163,12 @@ class KubernetesProvider:
             self._connect()
             self.sets.start()
             self.pods.start()
-            while name := heard.get():
-                names = {name}
+            while not self._closed.is_set():
+                names = {heard.get()}
                 while not heard.empty():
                     names.add(heard.get())
                 for one in names - {""}:
                     wake(one)
-                if "" in names:
-                    return
         finally:
             self._listeners.discard(heard)
 
@@ -182,12 +184,18 @@ class KubernetesProvider:
             lines += self._printed(Sight(found, pod))
         return "\n".join(lines)
 
+    def is_outdated(self) -> bool:
+        """Tell whether the kubeconfig is another one than at the beginning: it may lead to another cluster."""
+        now = _version_of(self.site.kubeconfig)
+        return now is not None and now != self._credentials
+
     def close(self) -> None:
         """End the watches and who listens to them."""
-        self.sets.close()
-        self.pods.close()
+        self._closed.set()
         for listener in list(self._listeners):
             listener.put("")
+        self.sets.close()
+        self.pods.close()
 
     # ---- homes and what there is ----
     def home_usage(self, home: Home) -> Usage:
@@ -386,6 +394,17 @@ class KubernetesProvider:
     def _heard(self, name: str, found: Object | None) -> None:
         for listener in list(self._listeners):
             listener.put(name)
+
+
+def _version_of(file: str) -> tuple[int, int, int] | None:
+    """Return what changes with a file; None for no file, also for one that is just being replaced."""
+    if not file:
+        return None
+    try:
+        found = Path(file).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _own(pod: Object | None, found: Object) -> Object | None:

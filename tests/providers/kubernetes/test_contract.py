@@ -10,9 +10,11 @@ import pytest
 
 from instances import clouds, reconcile, services, sweep, transitions
 from instances.lifecycle import Phase, State
-from instances.models import Provider
+from instances.models import Flavour, Plan, Provider
 from instances.providers.base import Rejected, Spec
-from instances.providers.kubernetes import KubernetesProvider
+from instances.providers.kubernetes import KubernetesProvider, phases
+from instances.ticker import Ticker
+from portal.lib import clock
 from tests.factories.auth import FacilityFactory, UserFactory
 from tests.factories.experiments import ExperimentFactory, ProposalFactory
 from tests.factories.instances import PlanFactory, ProviderFactory
@@ -165,6 +167,78 @@ def test_an_instance_lives_and_dies_in_the_cluster(lab, prepared, settings):
         assert len(homes) == 1, "a home outlives its machine"
     finally:
         clouds.cloud_of(row).close()
+
+
+@pytest.fixture
+def row(prepared, settings, db):
+    """A provider's row of the cluster, in a facility."""
+    row = ProviderFactory(kind="kubernetes", facility=FacilityFactory())
+    row.options = options_of(prepared, deployment=settings.DEPLOYMENT_ID)
+    row.save()
+    yield row
+    clouds.drop(row)
+
+
+def requested(row, **flavour):
+    """An instance of it, as its owner has asked for it."""
+    experiment = ExperimentFactory(pid="", proposal=ProposalFactory(facility=row.facility, opened=True))
+    plan = PlanFactory(image__provider=row, image__reference=IMAGE.reference)
+    Flavour.objects.filter(pk=plan.flavour_id).update(**flavour)
+    plan = Plan.objects.get(pk=plan.pk)
+    return services.request_instance(UserFactory(), plan=plan, experiments=[experiment.uid], name="analysis")
+
+
+@pytest.mark.django_db
+def test_a_build_past_its_deadline_is_taken_back_in_the_same_step(lab, row, monkeypatch):
+    """It would start as soon as there is room, when nobody waits any more."""
+    monkeypatch.setattr(phases, "FLASH", 0.5)
+    instance = requested(row, cores=999)
+    end = time.monotonic() + 30
+    while instance.reason != "no-capacity":
+        assert time.monotonic() < end, f"{instance.state} ({instance.reason}: {instance.detail})"
+        reconcile.run(instance.pk)
+        instance.refresh_from_db()
+        time.sleep(0.1)
+    assert lab.admin.get("statefulsets", instance.ref)["spec"]["replicas"] == 1
+    type(instance).objects.filter(pk=instance.pk).update(deadline_at=clock.now())
+    reconcile.run(instance.pk)
+    instance.refresh_from_db()
+    assert (instance.state, instance.reason) == (State.ERROR, "no-capacity")
+    assert "No computer of the cluster has room" in instance.log
+    assert lab.admin.get("statefulsets", instance.ref)["spec"]["replicas"] == 0
+    services.delete(instance, by=instance.owner)
+    reach(instance, State.DELETED)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_change_outside_reaches_the_row_by_the_watch_alone(lab, row, monkeypatch):
+    """Sweeps are off once it runs: a worker's ticker hears what an administrator does."""
+    ticker = Ticker(pool=2)
+    ticker.start()
+    try:
+        instance = requested(row)
+        wait_for(instance, State.STARTING)
+        until(lambda: transitions.mark_ready(instance.uid) is transitions.Marked.DONE)
+        wait_for(instance, State.ACTIVE)
+        monkeypatch.setattr(sweep, "sweep", lambda row, runner: None)
+        type(instance).objects.filter(pk=instance.pk).update(due_at=None)
+        began = time.monotonic()
+        lab.admin.patch("statefulsets", instance.ref, {"spec": {"replicas": 0}})
+        wait_for(instance, State.STOPPED, State.UNAVAILABLE)
+        print(f"seen after {time.monotonic() - began:.2f} s")
+        wait_for(instance, State.STOPPED)
+        services.delete(instance, by=instance.owner)
+        wait_for(instance, State.DELETED)
+    finally:
+        ticker.stop()
+
+
+def wait_for(instance, *states):
+    def is_there():
+        instance.refresh_from_db()
+        return instance.state in states
+
+    until(is_there, 60)
 
 
 def reach(instance, state):

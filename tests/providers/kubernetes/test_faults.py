@@ -481,6 +481,28 @@ def test_a_change_outside_is_told_and_listed(hand):
         time.sleep(0.02)
 
 
+def test_a_provider_that_is_closed_ends_its_watch_and_does_not_watch_again(another):
+    hand = another()
+    listener = threading.Thread(target=hand.provider.watch, args=(print,), daemon=True)
+    listener.start()
+    hand.provider.close()
+    listener.join(20)
+    assert not listener.is_alive()
+    hand.provider.watch(print)
+
+
+def test_another_kubeconfig_is_noticed_and_none_at_all_is_not(lab, prepared, another, tmp_path):
+    """A file that is replaced is away for a moment, and says nothing then."""
+    config = tmp_path / "cluster.conf"
+    config.write_text(prepared.kubeconfig.read_text())
+    provider = another(kubeconfig=str(config)).provider
+    assert not provider.is_outdated()
+    config.unlink()
+    assert not provider.is_outdated()
+    config.write_text(prepared.kubeconfig.read_text() + "\n")
+    assert provider.is_outdated()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_lost_node_is_said_and_nothing_is_forced(lab, another, healed):
