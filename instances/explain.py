@@ -10,13 +10,16 @@ _GIB = 2**30
 
 
 def explain(instance: Instance, reason: str, detail: str = "", *, given_up: bool = False) -> str:
-    """Return the text for people: the reason's sentence, the instance's figures, what the provider adds."""
+    """Return the text for people: the reason's sentence, the instance's figures, what the provider adds.
+
+    Of what was given up its words are kept in the history: a cluster forgets its events within the hour.
+    """
     parts = [reasons.sentence(reason, given_up=given_up)]
     if reason == "out-of-memory":
         parts = [_memory(instance)]
     elif reason == "home-held":
-        parts.append(_holder(instance))
-    elif detail and (reason in reasons.DETAILED or reason not in reasons.SENTENCES):
+        parts.append(_holder(instance, detail))
+    elif detail and (given_up or reason in reasons.DETAILED or reason not in reasons.SENTENCES):
         parts.append(detail)
     return " ".join(part for part in parts if part)
 
@@ -30,10 +33,11 @@ def _memory(instance: Instance) -> str:
     return f"{text} The next larger plan is “{larger.name}” with {_size(larger.flavour.memory)}."
 
 
-def _holder(instance: Instance) -> str:
-    """Name the machine that has the home."""
+def _holder(instance: Instance, said: str) -> str:
+    """Name the machine that has the home: the one that the provider names, else the one that moved last."""
     others = Instance.objects.alive().filter(home=instance.home, home__isnull=False).exclude(pk=instance.pk)
-    holder = others.exclude(state=State.STOPPED).order_by("-state_changed_at").first()
+    latest = list(others.exclude(state=State.STOPPED).order_by("-state_changed_at"))
+    holder = next((one for one in latest if one.machine_name in said), latest[0] if latest else None)
     return f"It is in use by “{holder.name}”." if holder else ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -186,12 +187,19 @@ def _learn(instance: Instance, lease: uuid.UUID, seen: Observation) -> bool:
             _count_missing(instance, lease)
         if seen.ref and seen.ref != instance.ref:
             news["ref"] = seen.ref
-        if endpoints != instance.endpoints and seen.phase in (Phase.RUNNING, Phase.READY):
-            news["endpoints"] = endpoints
+        if endpoints != instance.endpoints and seen.phase in (Phase.PENDING, Phase.RUNNING, Phase.READY):
+            news |= _reached_at(instance, endpoints)
     tells = seen.phase in (Phase.RUNNING, Phase.PENDING) and instance.state != State.ERROR
     if tells and seen.reason and seen.reason != instance.reason:
         news |= {"reason": seen.reason, "detail": explain(instance, seen.reason, seen.detail)}
     return not news or transitions.note(instance, lease=lease, **news)
+
+
+def _reached_at(instance: Instance, endpoints: list[dict[str, Any]]) -> dict[str, object]:
+    """Return what a new address means: another machine listens there, and what answered before counts no more."""
+    transitions.withdraw_from(instance, endpoints)
+    moved = {e.get("uid") for e in endpoints} != {e.get("uid") for e in instance.endpoints}
+    return {"endpoints": endpoints} | ({"ready_at": None, "services_up": {}} if moved and instance.endpoints else {})
 
 
 def _blind(instance: Instance, lease: uuid.UUID, error: ProviderError) -> Wait | None:
@@ -319,7 +327,7 @@ def _call_failed(instance: Instance, lease: uuid.UUID, call: Call, error: Provid
     if reason != instance.reason:  # one that waits for an hour says so once
         level = log.error if isinstance(error, Rejected) else log.warning
         level("call not done", instance=str(instance.uid), call=call.value, code=error.code, error=str(error)[:500])
-    shown = str(error) if error.code == "mount-missing" else ""
+    shown = str(error) if error.code in ("mount-missing", "home-held") else ""
     because = _because(instance, reason, shown)
     if isinstance(error, Rejected) and call is not Call.DELETE:
         step = Step(State.ERROR)

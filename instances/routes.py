@@ -54,7 +54,7 @@ def _services(instance: Instance) -> list[dict[str, Any]]:
         where = (
             {"path": endpoint["path"]}
             if endpoint["kind"] == "unix"
-            else {"host": endpoint["host"], "port": endpoint["port"]}
+            else {"host": endpoint["host"], "port": endpoint["port"], "uid": endpoint.get("uid", "")}
         )
         rows.append(
             {

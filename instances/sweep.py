@@ -160,9 +160,10 @@ def measure_homes(row: Provider) -> None:
         except ProviderError as error:
             log.warning("home not measured", home=home.key, error=str(error)[:500])
             continue
+        found: dict[str, object] = {"limit": usage.limit or home.limit}
         if usage.measured_at is not None:
-            limit = usage.limit or home.limit
-            Home.objects.filter(pk=home.pk).update(used=usage.used, limit=limit, measured_at=usage.measured_at)
+            found |= {"used": usage.used, "measured_at": usage.measured_at}
+        Home.objects.filter(pk=home.pk).update(**found)
 
 
 def forget_expired() -> None:

@@ -6,7 +6,7 @@ Every write that shows anywhere raises `version` and tells gateways and the memb
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -18,7 +18,7 @@ from django.db.models.functions import Coalesce
 
 from auth.models import User
 from instances import reasons
-from instances.lifecycle import MOVING, SERVED, Call, Phase, State, Step, Target, decide
+from instances.lifecycle import MOVING, PROBED, SERVED, Call, Phase, State, Step, Target, decide
 from instances.models import Instance, Leftover, Member, Transition
 from portal.lib import bus
 from portal.lib.clock import Now
@@ -220,6 +220,17 @@ def not_done(instance: Instance, *, lease: uuid.UUID, **because: Any) -> bool:
 def note(instance: Instance, *, lease: uuid.UUID, **fields: Any) -> bool:
     """Write what was learnt (ref, endpoints, reason …) without moving."""
     return _write(instance, event="note", only=Q(lease_token=lease), **fields)
+
+
+def withdraw_from(instance: Instance, endpoints: Iterable[Mapping[str, Any]]) -> None:
+    """Withdraw the routes of others to addresses that are this instance's by now: who had them is gone from there."""
+    others = Instance.objects.filter(provider=instance.provider_id, state__in=PROBED | SERVED).exclude(pk=instance.pk)
+    for endpoint in endpoints:
+        if not endpoint.get("uid"):
+            continue
+        address = {"host": endpoint["host"], "port": endpoint["port"]}
+        for other in others.filter(endpoints__contains=[address]):
+            _write(other, event="note", endpoints=[], ready_at=None, services_up={})
 
 
 def mark_ready(uid: uuid.UUID | str, *, version: int | None = None) -> Marked:

@@ -26,15 +26,16 @@ class NotConnected(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A unix socket's path, or an address."""
+    """A unix socket's path, or an address and whose it is: one that is another's by now is another endpoint."""
 
     path: str = ""
     host: str = ""
     port: int = 0
+    uid: str = ""
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> Endpoint:
-        return cls(row["path"]) if row.get("path") else cls("", row["host"], int(row["port"]))
+        return cls(row["path"]) if row.get("path") else cls("", row["host"], int(row["port"]), row.get("uid", ""))
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:

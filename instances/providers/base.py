@@ -68,13 +68,17 @@ class Service:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a service is reached: kind `unix` with path, or `tcp` with host and port."""
+    """Where a service is reached: kind `unix` with path, or `tcp` with host and port.
+
+    `uid` says who listens there where addresses are given again: a pod's uid. Another uid is another place.
+    """
 
     service: str
     kind: str
     path: str = ""
     host: str = ""
     port: int = 0
+    uid: str = ""
 
 
 @dataclass(frozen=True)

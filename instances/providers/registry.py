@@ -1,4 +1,4 @@
-"""Finds the class of a kind, keeps one provider object for each row (by its name); imports a kind, and so its SDK, when first asked.
+"""Finds the class of a kind, keeps one provider object for each row (by name); imports a kind and its SDK when asked.
 
 A kind is a class that takes one mapping: the row's options over the site's own (`name`, `deployment`, `state_dir`,
 `supervisor_socket`).

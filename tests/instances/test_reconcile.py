@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from unittest.mock import Mock
 
@@ -14,9 +15,10 @@ from experiments.models import TeamMember
 from instances import clouds, leases, reconcile, services, sweep, transitions
 from instances.lifecycle import Phase
 from instances.models import Instance, Leftover
-from instances.providers.base import MountKind, MountMissing, NoCapacity, ProviderUnavailable, Rejected
+from instances.providers.base import Endpoint, MountKind, MountMissing, NoCapacity, ProviderUnavailable, Rejected
 from instances.providers.local.wire import refusal
 from instances.providers.memory import MemoryProvider
+from instances.routes import row_of
 from portal.lib import clock
 from tests.factories.auth import PersonFactory
 from tests.factories.experiments import DatasetFactory, ExperimentFactory, ProposalFactory
@@ -145,6 +147,73 @@ def test_the_route_is_withdrawn_before_the_call(active, alice, cloud, monkeypatc
     services.stop(active, by=alice)
     settle(active)
     assert seen == ["stopping"]
+
+
+def at(uid, host="10.0.0.7"):
+    return (Endpoint("jupyter", "tcp", host=host, port=8888, uid=uid),)
+
+
+@pytest.fixture
+def addressed(provider):
+    """A cloud whose machines have an address and a uid, by ref."""
+
+    class Addressed(MemoryProvider):
+        def __init__(self, given):
+            super().__init__(given)
+            self.places = {}
+
+        def _seen(self, machine):
+            return replace(super()._seen(machine), endpoints=self.places.get(machine.ref, ()))
+
+    return use_cloud(provider, Addressed(options(provider)))
+
+
+@pytest.fixture
+def reached(addressed, request_one):
+    """Make active instances, each at an address."""
+
+    def make(uid, host="10.0.0.7", **more):
+        instance = settle(request_one(**more))
+        addressed.places[instance.ref] = at(uid, host)
+        settle(instance, 1)
+        return bring_up(instance)
+
+    return make
+
+
+def route(instance):
+    instance.refresh_from_db()
+    return [(service["host"], service["uid"]) for service in row_of(instance)["services"]]
+
+
+@pytest.mark.parametrize("phase", [Phase.PENDING, Phase.RUNNING])
+def test_a_machine_without_an_address_has_no_route(phase, reached, addressed):
+    """Its old address may be another's by now: not even a probe goes there, which would carry its token."""
+    instance = reached("pod-1")
+    assert route(instance) == [("10.0.0.7", "pod-1")]
+    addressed.places.clear()
+    addressed.happen(instance.ref, phase)
+    settle(instance, 1)
+    assert route(instance) == []
+
+
+def test_another_machine_at_the_same_address_has_to_answer_first(reached, addressed):
+    instance = reached("pod-1")
+    version = instance.version
+    addressed.places[instance.ref] = at("pod-2")
+    settle(instance, 1)
+    assert (route(instance), instance.is_heard) == ([("10.0.0.7", "pod-2")], False)
+    assert instance.version > version
+    assert transitions.mark_ready(instance.uid, version=version) is transitions.Marked.BUSY
+
+
+def test_an_address_that_is_given_again_is_one_instances_route(reached, addressed, bob):
+    first, second = reached("pod-1"), reached("pod-2", "10.0.0.8", user=bob)
+    before = first.version
+    addressed.places[second.ref] = at("pod-3", "10.0.0.7")
+    settle(second, 1)
+    assert (route(first), route(second)) == ([], [("10.0.0.7", "pod-3")])
+    assert first.version > before, "gateways hear of it"
 
 
 def test_no_provider_is_called_inside_a_transaction(request_one, provider, transactional_db):

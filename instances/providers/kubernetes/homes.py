@@ -9,7 +9,10 @@ from instances.providers.kubernetes import manifests
 from instances.providers.kubernetes.capacity import quantity
 from instances.providers.kubernetes.client import Cluster
 from instances.providers.kubernetes.errors import DiskHeld, Exists, HomeHeld, NotThere
+from instances.providers.kubernetes.sight import seconds
 
+#: seconds for which a machine's word counts that it is about to take a home; who gave it may have died
+TAKING = 60.0
 SETS, CLAIMS = "statefulsets", "persistentvolumeclaims"
 
 Object = dict[str, Any]
@@ -44,11 +47,17 @@ def check(cluster: Cluster, machine: Object) -> None:
     see_that_it_is_free(cluster, key, metadata["name"])
 
 
+def is_shared(cluster: Cluster) -> bool:
+    """Whether many machines may mount a home at a time."""
+    return cluster.site.home_access == "ReadWriteMany"
+
+
 def see_that_it_is_free(cluster: Cluster, key: str, machine: str) -> None:
     """Raise when the storage can be mounted by one pod at a time and another machine has it; the cluster sees to it."""
-    if cluster.site.home_access == "ReadWriteMany":
+    if is_shared(cluster):
         return
-    holder = next((one for one in _users(cluster, key) if one["metadata"]["name"] != machine and _has(one)), None)
+    others = (one for one in _users(cluster, key) if one["metadata"]["name"] != machine)
+    holder = next((one for one in others if _has(one, cluster.now())), None)
     if holder is not None:
         raise HomeHeld(f"home {key} is mounted by {holder['metadata']['name']}")
 
@@ -85,9 +94,12 @@ def _users(cluster: Cluster, key: str) -> list[Object]:
     return list(cluster.find(SETS, labelSelector=selector).get("items", ()))
 
 
-def _has(machine: Object) -> bool:
-    """Whether a machine mounts its home now, or is still letting go of it."""
-    return bool(machine["spec"]["replicas"] or machine.get("status", {}).get("replicas"))
+def _has(machine: Object, now: float) -> bool:
+    """Whether a machine mounts its home now, is still letting go of it, or is about to take it."""
+    if machine["spec"]["replicas"] or machine.get("status", {}).get("replicas"):
+        return True
+    wants = machine["metadata"].get("annotations", {}).get(manifests.WANTS_HOME, "")
+    return bool(wants) and now - seconds(wants) < TAKING
 
 
 def _mine(cluster: Cluster, claim: Object) -> None:

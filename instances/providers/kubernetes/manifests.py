@@ -28,6 +28,8 @@ TRIAL = "beamport/trial"
 #: annotations of the StatefulSet
 EPOCH, SERVICES, WELCOME = "beamport/secret-epoch", "beamport/services", "beamport/welcome"
 STARTED, DISK_UID, HOME_UID = "beamport/started", "beamport/disk-uid", "beamport/home-uid"
+#: since when it is about to take a home that goes to one machine at a time
+WANTS_HOME = "beamport/wants-home"
 
 MAIN, SCRATCH = "main", "scratch"
 WORK, HOME_TARGET, WELCOME_TARGET = "/work", "/work/home", "/opt/welcome"
@@ -321,8 +323,8 @@ def _is_data(entry: Object) -> bool:
 
 
 # ---- patches ----
-def patch(found: Object, spec: Object, **annotations: str) -> Object:
-    """Return a patch of this incarnation of an object."""
+def patch(found: Object, spec: Object, **annotations: str | None) -> Object:
+    """Return a patch of this incarnation of an object; an annotation that is None is taken off."""
     metadata: Object = {"uid": found["metadata"]["uid"]}
     if annotations:
         metadata["annotations"] = annotations

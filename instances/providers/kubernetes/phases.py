@@ -19,12 +19,11 @@ _REFUSALS = ("exceeded quota", "violates PodSecurity", "denied", "is invalid")
 
 @dataclass(frozen=True)
 class Verdict:
-    """`withdraw`: the cluster would go on trying and succeed when nobody waits any more, so the wish is taken back."""
+    """Of what failed the cluster goes on trying, and may succeed when nobody waits any more: reconcile stops it."""
 
     phase: Phase
     reason: str = ""
     detail: str = ""
-    withdraw: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,8 @@ def _replaced(seen: Sight) -> Verdict:
 def _refusal(seen: Sight) -> Verdict:
     message = seen.told("FailedCreate")
     if "exceeded quota" in message:
-        return Verdict(Phase.FAILED, "no-capacity", quota_text(message), withdraw=True)
-    return Verdict(Phase.FAILED, "rejected", message, withdraw=True)
+        return Verdict(Phase.FAILED, "no-capacity", quota_text(message))
+    return Verdict(Phase.FAILED, "rejected", message)
 
 
 def _again_and_again(seen: Sight) -> bool:
@@ -112,15 +111,14 @@ def _waiting(seen: Sight) -> Verdict:
     unmounted = seen.told("FailedMount", "FailedAttachVolume")
     if row.patience is None:
         return Verdict(Phase.PENDING, "mount-missing" if unmounted else "", unmounted)
-    failed = seen.placed_for >= row.patience
-    return Verdict(Phase.FAILED if failed else Phase.PENDING, row.reason, seen.waits_because or unmounted, failed)
+    phase = Phase.FAILED if seen.placed_for >= row.patience else Phase.PENDING
+    return Verdict(phase, row.reason, seen.waits_because or unmounted)
 
 
 def _crashing(seen: Sight) -> Verdict:
     reason, code = str(seen.ending.get("reason", "")), seen.ending.get("exitCode")
     ours = "out-of-memory" if reason == "OOMKilled" else "ended"
     looping = seen.restarts >= TIMES and seen.ran_for < LOOP
-    # its wish stands: with the pod its log would go, which says why
     return Verdict(Phase.FAILED if looping else Phase.RUNNING, ours, f"It ended with code {code} ({reason}).")
 
 
@@ -138,7 +136,7 @@ TABLE = (
     Row("stopped", lambda seen: seen.wanted == 0 and seen.pod is None, _always(Phase.STOPPED)),
     Row("stopping", lambda seen: seen.wanted == 0, _ending),
     Row("no pod, refused", lambda seen: seen.pod is None and _refused(seen), _refusal),
-    Row("evicted again and again", _again_and_again, lambda seen: Verdict(Phase.FAILED, "evicted", withdraw=True)),
+    Row("evicted again and again", _again_and_again, _always(Phase.FAILED, "evicted")),
     Row("no pod yet", lambda seen: seen.pod is None, _always(Phase.PENDING)),
     Row("pod being deleted", lambda seen: bool(seen.pod_leaves_at), _replaced),
     Row("pod ended", lambda seen: seen.pod_phase == "Failed", _ended_pod),

@@ -35,7 +35,7 @@ from instances.providers.base import (
 from instances.providers.kubernetes import capacity as room
 from instances.providers.kubernetes import homes, manifests, rights
 from instances.providers.kubernetes.client import Cluster
-from instances.providers.kubernetes.errors import DiskHeld, Exists, NotThere
+from instances.providers.kubernetes.errors import DiskHeld, Exists, HomeHeld, NotThere
 from instances.providers.kubernetes.people import told, words
 from instances.providers.kubernetes.phases import Verdict, judge, wants_events
 from instances.providers.kubernetes.reflector import Reflector
@@ -86,8 +86,7 @@ class KubernetesProvider:
             found = self._adopted(spec)
             changed = manifests.with_data(found, manifests.only_data(spec.mounts), self.site)
         if not found["spec"]["replicas"]:
-            self._post_secret(found)
-            self._patch(found, {"replicas": 1, **changed}, **self._started())
+            self._bring_up(found, changed)
         return spec.name
 
     def delete(self, ref: str) -> None:
@@ -107,9 +106,7 @@ class KubernetesProvider:
             return
         self._check_disk(found)
         homes.check(self.cluster, found)
-        changed = {} if data is None else manifests.with_data(found, data, self.site)
-        self._post_secret(found)
-        self._patch(found, {"replicas": 1, **changed}, **self._started())
+        self._bring_up(found, {} if data is None else manifests.with_data(found, data, self.site))
 
     def stop(self, ref: str) -> None:
         found = self._mine(ref)
@@ -132,12 +129,12 @@ class KubernetesProvider:
         self._connect()
         sets, pods, now = self.sets.snapshot(), self.pods.snapshot(), self.cluster.now()
         for one in [one for one in sets.values() if one["spec"]["replicas"] > 1]:
-            self._put_right(one, 1)
+            self._put_right(one)
         seen = [Sight(one, _own(pods.get(manifests.pod(name)), one), now=now) for name, one in sets.items()]
         return [self._observation(one, judge(one)) for one in seen]
 
     def look(self, ref: str) -> Observation:
-        """Ask the API server itself. A verdict that the cluster would go on against is carried out here."""
+        """Ask the API server itself."""
         before = self.sets.known(ref)
         try:
             found = self._mine(ref)
@@ -149,10 +146,8 @@ class KubernetesProvider:
         if wants_events(seen):
             seen = Sight(found, seen.pod, told(self.cluster, found), seen.now)
         verdict = judge(seen)
-        if verdict.withdraw:
-            self._put_right(found, 0)
-        elif seen.wanted > 1:
-            self._put_right(found, 1)
+        if seen.wanted > 1:
+            self._put_right(found)
         return self._observation(seen, verdict)
 
     def watch(self, wake: Callable[[str], None]) -> None:
@@ -199,7 +194,7 @@ class KubernetesProvider:
 
     # ---- homes and what there is ----
     def home_usage(self, home: Home) -> Usage:
-        """Return the claim's size; what is used only the machine itself can say."""
+        """Return the claim's size; how full it is, a cluster does not tell."""
         return Usage(0, homes.size(self.cluster, home) or home.limit, None)
 
     def delete_home(self, home: Home) -> None:
@@ -333,16 +328,33 @@ class KubernetesProvider:
         except Exists:
             return
 
-    def _patch(self, found: Object, spec: Object, **annotations: str) -> Object:
+    def _bring_up(self, found: Object, changed: Object) -> None:
+        """Give a machine its Secret and its pod, and before that its home alone where that goes to one at a time.
+
+        Each of two that want it says so first and looks for the other then, so at most one goes on.
+        """
+        key, exclusive = found["metadata"]["labels"].get(manifests.HOME), {}
+        if key and not homes.is_shared(self.cluster):
+            exclusive = {manifests.WANTS_HOME: None}
+            self._patch(found, {}, **{manifests.WANTS_HOME: self._at(0)})
+            try:
+                homes.see_that_it_is_free(self.cluster, key, found["metadata"]["name"])
+            except HomeHeld:
+                self._patch(found, {}, **exclusive)
+                raise
+        self._post_secret(found)
+        # events from before the start are not about it; they say whole seconds, so those of this one are left out too
+        self._patch(found, {"replicas": 1, **changed}, **{manifests.STARTED: self._at(1)}, **exclusive)
+
+    def _patch(self, found: Object, spec: Object, **annotations: str | None) -> Object:
         name = found["metadata"]["name"]
         changed = self.cluster.patch(SETS, name, manifests.patch(found, spec, **annotations))
         self.sets.learn(changed)
         return changed
 
-    def _started(self) -> dict[str, str]:
-        """Events from before the start are not about it. They say whole seconds: those of this one are left out too."""
-        at = datetime.fromtimestamp(int(self.cluster.now()) + 1, UTC)
-        return {manifests.STARTED: at.isoformat(timespec="seconds")}
+    def _at(self, seconds: int) -> str:
+        """Return the cluster's time in so many seconds."""
+        return datetime.fromtimestamp(int(self.cluster.now()) + seconds, UTC).isoformat(timespec="seconds")
 
     def _wait_until_noticed(self, changed: Object) -> None:
         """A pod that is deleted before the controller has read the new template comes back with the old one."""
@@ -353,11 +365,11 @@ class KubernetesProvider:
             time.sleep(0.05)
             changed = self._mine(changed["metadata"]["name"])
 
-    def _put_right(self, found: Object, replicas: int) -> None:
-        """Give up what nobody waits for any more, and what an operator's hand has made of it; never in the way."""
-        log.warning("replicas put right", name=found["metadata"]["name"], replicas=replicas)
+    def _put_right(self, found: Object) -> None:
+        """Take back the second pod that an operator's hand has asked for; never in the way."""
+        log.warning("replicas put right", name=found["metadata"]["name"])
         try:
-            self._patch(found, {"replicas": replicas})
+            self._patch(found, {"replicas": 1})
         except ProviderError as error:
             log.warning("replicas not put right", name=found["metadata"]["name"], error=str(error)[:200])
 
@@ -375,9 +387,12 @@ class KubernetesProvider:
         )
 
     def _printed(self, seen: Sight) -> list[str]:
-        query = {"container": manifests.MAIN, "tailLines": "40", "limitBytes": "20000"}
-        if seen.waiting == "CrashLoopBackOff":
-            query["previous"] = "true"
+        """Return what the main container printed last, and before that what the one printed that has crashed."""
+        crashed = self._tail(seen, previous="true") if seen.restarts or seen.waiting == "CrashLoopBackOff" else []
+        return crashed + (self._tail(seen) if seen.waiting != "CrashLoopBackOff" else [])
+
+    def _tail(self, seen: Sight, **query: str) -> list[str]:
+        query |= {"container": manifests.MAIN, "tailLines": "40", "limitBytes": "20000"}
         try:
             return self.cluster.log(manifests.pod(seen.found["metadata"]["name"]), **query).splitlines()
         except ProviderError as error:  # nothing was printed yet, or its node does not answer
@@ -418,5 +433,5 @@ def _endpoints(seen: Sight) -> tuple[Endpoint, ...]:
     address = seen.status.get("podIP", "")
     if not address or seen.pod_leaves_at:
         return ()
-    services = manifests.services_of(seen.found)
-    return tuple(Endpoint(service, "tcp", host=address, port=port) for service, port in services)
+    services, uid = manifests.services_of(seen.found), str((seen.pod or {})["metadata"]["uid"])
+    return tuple(Endpoint(service, "tcp", host=address, port=port, uid=uid) for service, port in services)

@@ -59,6 +59,8 @@ _PATHS = {
     "StorageClass": "/apis/storage.k8s.io/v1/storageclasses",
     "ValidatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
     "PersistentVolumeClaim": "/api/v1/namespaces/{namespace}/persistentvolumeclaims",
+    "PriorityLevelConfiguration": "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations",
+    "FlowSchema": "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas",
 }
 
 Object = dict[str, Any]
@@ -231,6 +233,10 @@ class Lab:
         self.apply(by_hand | {"provisioner": "kubernetes.io/no-provisioner"})
         for name in NODES:
             self._add_node(kwok.node(name, "pool", gpus=2 if name == NODES[-1] else 0))
+        self.add_solo()
+
+    def add_solo(self) -> None:
+        """Make the node again that a test has deleted."""
         self._add_node(kwok.node(SOLO, "solo", taint=TAINT))
 
     def _add_node(self, node: Object) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from instances import clouds, reconcile, services, sweep, transitions
 from instances.lifecycle import Phase, State
-from instances.models import Flavour, Plan, Provider
+from instances.models import Flavour, Image, Plan, Provider
 from instances.providers.base import Rejected, Spec
 from instances.providers.kubernetes import KubernetesProvider, phases
+from instances.routes import row_of
 from instances.ticker import Ticker
 from portal.lib import clock
 from tests.factories.auth import FacilityFactory, UserFactory
@@ -189,12 +190,22 @@ def requested(row, **flavour):
 
 
 @pytest.mark.django_db
-def test_a_build_past_its_deadline_is_taken_back_in_the_same_step(lab, row, monkeypatch):
-    """It would start as soon as there is room, when nobody waits any more."""
+@pytest.mark.parametrize(
+    ("image", "cores", "reason", "said", "event"),
+    [
+        ("jupyter", 999, "no-capacity", "nodes are available", "No computer of the cluster has room"),
+        ("creating", 1, "mount-missing", "volume home: timed out", "A volume could not be mounted"),
+    ],
+)
+def test_a_build_past_its_deadline_is_taken_back_in_the_same_step(
+    image, cores, reason, said, event, lab, row, monkeypatch
+):
+    """It would start as soon as it can, when nobody waits any more. Why is kept in its history."""
     monkeypatch.setattr(phases, "FLASH", 0.5)
-    instance = requested(row, cores=999)
+    instance = requested(row, cores=cores)
+    Image.objects.update(reference=f"lab/{image}:1")
     end = time.monotonic() + 30
-    while instance.reason != "no-capacity":
+    while instance.reason != reason:
         assert time.monotonic() < end, f"{instance.state} ({instance.reason}: {instance.detail})"
         reconcile.run(instance.pk)
         instance.refresh_from_db()
@@ -203,11 +214,81 @@ def test_a_build_past_its_deadline_is_taken_back_in_the_same_step(lab, row, monk
     type(instance).objects.filter(pk=instance.pk).update(deadline_at=clock.now())
     reconcile.run(instance.pk)
     instance.refresh_from_db()
-    assert (instance.state, instance.reason) == (State.ERROR, "no-capacity")
-    assert "No computer of the cluster has room" in instance.log
+    assert (instance.state, instance.reason) == (State.ERROR, reason)
+    assert event in instance.log
+    assert said in instance.transitions.get(new=State.ERROR).detail
     assert lab.admin.get("statefulsets", instance.ref)["spec"]["replicas"] == 0
     services.delete(instance, by=instance.owner)
     reach(instance, State.DELETED)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("image", ["pull", "crash"])
+def test_a_build_that_failed_is_taken_back_in_the_same_step(image, lab, row, monkeypatch):
+    """With why it failed, which goes with the pod."""
+    monkeypatch.setitem(phases.WAITING, "ErrImagePull", phases.Waiting(0, "image-missing"))
+    instance = requested(row)
+    Image.objects.update(reference=f"lab/{image}:1")
+    reach(instance, State.ERROR)
+    assert instance.reason == {"pull": "image-missing", "crash": "ended"}[image]
+    assert {"pull": "Failed to pull image", "crash": "It is tried again after a pause"}[image] in instance.log
+    assert lab.admin.get("statefulsets", instance.ref)["spec"]["replicas"] == 0
+    services.delete(instance, by=instance.owner)
+    reach(instance, State.DELETED)
+
+
+@pytest.mark.django_db
+def test_a_new_pod_is_a_new_route_and_none_before_it_has_an_address(lab, row):
+    instance = requested(row)
+    reach(instance, State.STARTING)
+    assert transitions.mark_ready(instance.uid) is transitions.Marked.DONE
+    reach(instance, State.ACTIVE)
+    pod = lab.admin.get("pods", f"{instance.ref}-0")
+    (service,) = row_of(instance)["services"]
+    assert (service["host"], service["uid"]) == (pod["status"]["podIP"], pod["metadata"]["uid"])
+    lab.admin.patch("pods", f"{instance.ref}-0", {"metadata": {"annotations": {"lab/delete-delay": "1s"}}})
+    lab.admin.delete("pods", f"{instance.ref}-0", pod["metadata"]["uid"])
+    seen = []
+    end = time.monotonic() + 30
+    while not seen or seen[-1] in ("", pod["metadata"]["uid"]):
+        assert time.monotonic() < end, seen
+        reconcile.run(instance.pk)
+        instance.refresh_from_db()
+        assert not instance.is_heard or seen in ([], [service["uid"]]), "what the old pod answered counts no more"
+        uid = "".join(one["uid"] for one in row_of(instance)["services"])
+        seen += [uid] if seen[-1:] != [uid] else []
+        time.sleep(0.02)
+    assert "" in seen, "the old one is withdrawn before there is a new one"
+    assert seen[-1] == lab.admin.get("pods", f"{instance.ref}-0")["metadata"]["uid"]
+    services.delete(instance, by=instance.owner)
+    reach(instance, State.DELETED)
+
+
+@pytest.mark.django_db
+def test_the_route_is_gone_before_the_cluster_is_told(row, monkeypatch):
+    """Of a stop, a reboot and a delete alike: the address may be another pod's as soon as the cluster hears."""
+    instance = requested(row)
+    reach(instance, State.STARTING)
+    cloud = clouds.cloud_of(row)
+    changes = {"PATCH", "DELETE", "POST"}
+    send, sent = cloud.cluster._send, []
+
+    def watched(client, method, *rest):
+        if method in changes:
+            instance.refresh_from_db()
+            sent.append((method, row_of(instance)["services"]))
+        return send(client, method, *rest)
+
+    monkeypatch.setattr(cloud.cluster, "_send", watched)
+    for verb, there in (("reboot", State.STARTING), ("stop", State.STOPPED), ("delete", State.DELETED)):
+        if verb != "delete":
+            transitions.mark_ready(instance.uid)
+            reach(instance, State.ACTIVE)
+        before = len(sent)
+        getattr(services, verb)(instance, by=instance.owner)
+        reach(instance, there)
+        assert len(sent) > before, verb
+    assert {str(routes) for _, routes in sent} == {"[]"}
 
 
 @pytest.mark.django_db(transaction=True)

@@ -25,37 +25,35 @@ RUNS = {"running": {"startedAt": ago(20)}}
 SILENT = pod(state=RUNS, ready=False, container_ready=True)
 
 P = Phase
-# what is seen → phase, reason, whether the wish is taken back
+# what is seen → phase, reason
 CASES = {
-    "being deleted": (machine(deletionTimestamp=ago(5)), pod(ready=True), (), P.PENDING, "", False),
-    "deletion hangs": (machine(deletionTimestamp=ago(601)), None, (), P.PENDING, "delete-hangs", False),
-    "stopped": (machine(0), None, (), P.STOPPED, "", False),
-    "stopped, old refusal": (machine(0), None, (event("FailedCreate", QUOTA),), P.STOPPED, "", False),
-    "stopping": (machine(0), pod(metadata={"deletionTimestamp": ago(-20)}), (), P.PENDING, "", False),
-    "stop hangs": (machine(0), pod(metadata={"deletionTimestamp": ago(61)}), (), P.PENDING, "node-lost", False),
-    "quota": (machine(), None, (event("FailedCreate", QUOTA),), P.FAILED, "no-capacity", True),
-    "pod security": (machine(), None, (event("FailedCreate", SECURITY),), P.FAILED, "rejected", True),
-    "policy": (machine(), None, (event("FailedCreate", POLICY),), P.FAILED, "rejected", True),
-    "no account yet": (machine(), None, (event("FailedCreate", NO_ACCOUNT),), P.PENDING, "", False),
-    "quota before this start": (machine(), None, (event("FailedCreate", QUOTA, 40),), P.PENDING, "", False),
-    "no pod yet": (machine(), None, (), P.PENDING, "", False),
-    "replaced": (machine(), pod(metadata={"deletionTimestamp": ago(-20)}), (), P.RUNNING, "being-replaced", False),
+    "being deleted": (machine(deletionTimestamp=ago(5)), pod(ready=True), (), P.PENDING, ""),
+    "deletion hangs": (machine(deletionTimestamp=ago(601)), None, (), P.PENDING, "delete-hangs"),
+    "stopped": (machine(0), None, (), P.STOPPED, ""),
+    "stopped, old refusal": (machine(0), None, (event("FailedCreate", QUOTA),), P.STOPPED, ""),
+    "stopping": (machine(0), pod(metadata={"deletionTimestamp": ago(-20)}), (), P.PENDING, ""),
+    "stop hangs": (machine(0), pod(metadata={"deletionTimestamp": ago(61)}), (), P.PENDING, "node-lost"),
+    "quota": (machine(), None, (event("FailedCreate", QUOTA),), P.FAILED, "no-capacity"),
+    "pod security": (machine(), None, (event("FailedCreate", SECURITY),), P.FAILED, "rejected"),
+    "policy": (machine(), None, (event("FailedCreate", POLICY),), P.FAILED, "rejected"),
+    "no account yet": (machine(), None, (event("FailedCreate", NO_ACCOUNT),), P.PENDING, ""),
+    "quota before this start": (machine(), None, (event("FailedCreate", QUOTA, 40),), P.PENDING, ""),
+    "no pod yet": (machine(), None, (), P.PENDING, ""),
+    "replaced": (machine(), pod(metadata={"deletionTimestamp": ago(-20)}), (), P.RUNNING, "being-replaced"),
     "replaced, node lost": (
         machine(),
         SILENT | {"metadata": SILENT["metadata"] | {"deletionTimestamp": ago(1)}},
         (),
         P.RUNNING,
         "node-lost",
-        False,
     ),
-    "evicted": (machine(), pod("Failed", status={"reason": "Evicted"}), (), P.PENDING, "evicted", False),
+    "evicted": (machine(), pod("Failed", status={"reason": "Evicted"}), (), P.PENDING, "evicted"),
     "node off": (
         machine(),
         pod("Failed", status={"reason": "NodeShutdown"}),
         (),
         P.PENDING,
         "host-failed",
-        False,
     ),
     "evicted again and again": (
         machine(),
@@ -63,53 +61,50 @@ CASES = {
         (event("Evicted", "", count=3),),
         P.FAILED,
         "evicted",
-        True,
     ),
-    "evicted, no pod": (machine(), None, (event("Evicted", ""),) * 3, P.FAILED, "evicted", True),
-    "evicted before this start": (machine(), None, (event("Evicted", "", 40),) * 3, P.PENDING, "", False),
-    "no node for a moment": (machine(), unscheduled(9), (), P.PENDING, "", False),
-    "no node": (machine(), unscheduled(10), (), P.PENDING, "no-capacity", False),
-    "image not there": (machine(), waits("ErrImagePull", created=59), (), P.PENDING, "image-missing", False),
-    "image not there at all": (machine(), waits("ImagePullBackOff", created=60), (), P.FAILED, "image-missing", True),
-    "no image's name": (machine(), waits("InvalidImageName"), (), P.FAILED, "image-missing", True),
-    "image never pulled": (machine(), waits("ErrImageNeverPull"), (), P.FAILED, "image-missing", True),
-    "config": (machine(), waits("CreateContainerConfigError", created=29), (), P.PENDING, "pod-refused", False),
-    "config for long": (machine(), waits("CreateContainerConfigError", created=30), (), P.FAILED, "pod-refused", True),
-    "bad command": (machine(), waits("RunContainerError", created=60), (), P.FAILED, "pod-refused", True),
-    "not created": (machine(), waits("CreateContainerError", created=59), (), P.PENDING, "pod-refused", False),
-    "being created": (machine(), waits("ContainerCreating", created=300), (), P.PENDING, "", False),
+    "evicted, no pod": (machine(), None, (event("Evicted", ""),) * 3, P.FAILED, "evicted"),
+    "evicted before this start": (machine(), None, (event("Evicted", "", 40),) * 3, P.PENDING, ""),
+    "no node for a moment": (machine(), unscheduled(9), (), P.PENDING, ""),
+    "no node": (machine(), unscheduled(10), (), P.PENDING, "no-capacity"),
+    "image not there": (machine(), waits("ErrImagePull", created=59), (), P.PENDING, "image-missing"),
+    "image not there at all": (machine(), waits("ImagePullBackOff", created=60), (), P.FAILED, "image-missing"),
+    "no image's name": (machine(), waits("InvalidImageName"), (), P.FAILED, "image-missing"),
+    "image never pulled": (machine(), waits("ErrImageNeverPull"), (), P.FAILED, "image-missing"),
+    "config": (machine(), waits("CreateContainerConfigError", created=29), (), P.PENDING, "pod-refused"),
+    "config for long": (machine(), waits("CreateContainerConfigError", created=30), (), P.FAILED, "pod-refused"),
+    "bad command": (machine(), waits("RunContainerError", created=60), (), P.FAILED, "pod-refused"),
+    "not created": (machine(), waits("CreateContainerError", created=59), (), P.PENDING, "pod-refused"),
+    "being created": (machine(), waits("ContainerCreating", created=300), (), P.PENDING, ""),
     "volume stuck": (
         machine(),
         waits("ContainerCreating", created=20),
         (event("FailedMount", "timed out"),),
         P.PENDING,
         "mount-missing",
-        False,
     ),
-    "out of memory": (machine(), waits(LOOP, phase="Running", last=KILLED), (), P.RUNNING, "out-of-memory", False),
-    "ended": (machine(), waits(LOOP, phase="Running", last=CRASHED, restarts=2), (), P.RUNNING, "ended", False),
-    "crashes": (machine(), waits(LOOP, phase="Running", last=CRASHED, restarts=3), (), P.FAILED, "ended", False),
+    "out of memory": (machine(), waits(LOOP, phase="Running", last=KILLED), (), P.RUNNING, "out-of-memory"),
+    "ended": (machine(), waits(LOOP, phase="Running", last=CRASHED, restarts=2), (), P.RUNNING, "ended"),
+    "crashes": (machine(), waits(LOOP, phase="Running", last=CRASHED, restarts=3), (), P.FAILED, "ended"),
     "crashed now and then": (
         machine(),
         waits(LOOP, phase="Running", last=LIVED, restarts=9),
         (),
         P.RUNNING,
         "ended",
-        False,
     ),
-    "node silent": (machine(), SILENT, (), P.UNKNOWN, "node-lost", False),
-    "not ready": (machine(), pod(state=RUNS, ready=False), (), P.RUNNING, "", False),
-    "ready": (machine(), pod(state=RUNS, ready=True), (), P.RUNNING, "", False),
-    "nobody has looked": (machine(), pod("Pending", placed=False), (), P.PENDING, "", False),
-    "a phase that there is not": (machine(), pod("Dancing"), (), P.UNKNOWN, "", False),
+    "node silent": (machine(), SILENT, (), P.UNKNOWN, "node-lost"),
+    "not ready": (machine(), pod(state=RUNS, ready=False), (), P.RUNNING, ""),
+    "ready": (machine(), pod(state=RUNS, ready=True), (), P.RUNNING, ""),
+    "nobody has looked": (machine(), pod("Pending", placed=False), (), P.PENDING, ""),
+    "a phase that there is not": (machine(), pod("Dancing"), (), P.UNKNOWN, ""),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_seen_is_a_phase_with_a_reason(case):
-    found, seen_pod, events, phase, reason, withdraw = CASES[case]
+    found, seen_pod, events, phase, reason = CASES[case]
     verdict = judge(Sight(found, seen_pod, events, NOW))
-    assert (verdict.phase, verdict.reason, verdict.withdraw) == (phase, reason, withdraw)
+    assert (verdict.phase, verdict.reason) == (phase, reason)
 
 
 def test_every_row_of_the_table_is_reached():
