@@ -208,9 +208,9 @@ class PlansView(generics.ListAPIView[Plan]):
     scope = "instances"
     serializer_class = PlanOut
     pagination_class = None
-    queryset = Plan.objects.filter(enabled=True, image__provider__enabled=True).select_related(
-        "image__provider__facility", "flavour"
-    )
+    queryset = Plan.objects.filter(
+        enabled=True, image__provider__enabled=True, image__provider__draining_at__isnull=True
+    ).select_related("image__provider__facility", "flavour")
 
 
 def _verb(name: str) -> Any:

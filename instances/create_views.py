@@ -21,9 +21,9 @@ from experiments import selection
 from experiments.errors import BadPid
 from experiments.models import Experiment
 from experiments.pids import parse_pid
-from instances import quotas, services
+from instances import drain, quotas, services
 from instances.errors import KeyUsed
-from instances.forms import NewInstanceForm, fresh_key, plans_offered
+from instances.forms import NewInstanceForm, fresh_key, plans_closed, plans_offered
 from instances.views import viewer
 from portal.lib.errors import BadRequest, PortalError
 
@@ -149,7 +149,8 @@ def _page(
     """The form; with what was typed when it comes back with an error."""
     found = selection.find(user, wanted.dois, wanted.proposals)
     shown = _experiments(user, wanted, found)
-    plans = list(plans_offered({experiment.proposal.facility_id for experiment in shown}))
+    facilities = {experiment.proposal.facility_id for experiment in shown}
+    plans = list(plans_offered(facilities))
     preset = next((plan.slug for plan in plans if plan.slug == wanted.plan), plans[0].slug if plans else "")
     context: dict[str, Any] = {
         "wanted": wanted,
@@ -159,6 +160,7 @@ def _page(
         "most_shown": MOST_SHOWN,
         "needs_experiment": needs_experiment,
         "plans": plans,
+        "closed": _closed(facilities),
         "remaining": quotas.remaining(user),
         "problem": problem,
         "errors": {name: list(texts) for name, texts in form.errors.items()} if form else {},
@@ -168,6 +170,14 @@ def _page(
         "key": _key_of(form, problem) or fresh_key(),
     }
     return render(request, "instances/new.html", context, status=status)
+
+
+def _closed(facilities: set[int]) -> dict[str, list[str]]:
+    """Return the plans that are not offered for now, by what people are told."""
+    closed: dict[str, list[str]] = {}
+    for plan in plans_closed(facilities):
+        closed.setdefault(drain.sentence(plan.image.provider), []).append(plan.name)
+    return closed
 
 
 def _key_of(form: NewInstanceForm | None, problem: PortalError | None) -> str:

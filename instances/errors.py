@@ -65,3 +65,9 @@ class RoleEnded(InstanceError):
     code, status, blame = "role-ended", 403, Blame.USER
     message = "The role by which this instance was made without an experiment has ended."
     next_step = "Ask an operator of the portal to renew it, or delete the instance; your home is kept either way."
+
+
+class Draining(Conflict):
+    code = "provider-draining"
+    message = "No instances are started here for now."
+    next_step = "Your files are kept. Try again later, or choose another plan where there is one."

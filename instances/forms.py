@@ -16,6 +16,15 @@ from instances.models import Plan
 
 def plans_offered(facilities: Iterable[int] = ()) -> Any:
     """The plans one may choose, the preset one first; with facilities, those whose machines reach their data."""
+    return _plans(facilities).filter(image__provider__draining_at__isnull=True)
+
+
+def plans_closed(facilities: Iterable[int] = ()) -> Any:
+    """The plans one could choose, were nothing drained: people are told why they are not there."""
+    return _plans(facilities).filter(image__provider__draining_at__isnull=False).select_related("image__provider")
+
+
+def _plans(facilities: Iterable[int]) -> Any:
     plans = Plan.objects.filter(enabled=True, image__provider__enabled=True)
     if facilities:
         near = Q(image__provider__facility__isnull=True) | Q(image__provider__facility__in=facilities)

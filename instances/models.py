@@ -35,9 +35,17 @@ class Provider(models.Model):
     enabled = models.BooleanField(default=True)
     last_seen_at = models.DateTimeField(null=True, blank=True, help_text="last usable answer")
     last_error = models.CharField(max_length=500, blank=True)
+    draining_at = models.DateTimeField(null=True, blank=True, help_text="since when nothing new starts on it")
+    draining_because = models.CharField(
+        max_length=300, blank=True, default="", db_default="", help_text="told to people"
+    )
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_draining(self) -> bool:
+        return self.draining_at is not None
 
 
 class Image(models.Model):

@@ -6,7 +6,7 @@ Codes that a provider adds are shown with a general sentence; the list is in doc
 from __future__ import annotations
 
 #: reasons whose sentence says too little without the provider's own text
-DETAILED = frozenset({"mount-missing", "ended", "failed"})
+DETAILED = frozenset({"mount-missing", "ended", "failed", "node-lost"})
 
 #: reasons of a failed build that are the host's fault: worth one more try on another machine
 HOST_FAULTS = frozenset({"host-failed", "no-capacity", "image-pull-failed", "provider-lost-it"})

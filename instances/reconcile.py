@@ -33,6 +33,10 @@ SPARE_SECONDS = 60
 SOON, RARELY = timedelta(seconds=10), timedelta(seconds=30)
 LOG_LINES, LOG_CHARACTERS = 40, 6000
 _MOST_STEPS = 20
+#: words of ours, and the provider's that say no more
+_VAGUE = {"ended-at-once": {"", "ended", "shut-down"}} | {
+    ours: {""} for ours in ("failed", "shut-down", "provider-unavailable", "not-answering")
+}
 _NOW = timedelta(0)
 
 
@@ -189,7 +193,7 @@ def _learn(instance: Instance, lease: uuid.UUID, seen: Observation) -> bool:
             news["ref"] = seen.ref
         if endpoints != instance.endpoints and seen.phase in (Phase.PENDING, Phase.RUNNING, Phase.READY):
             news |= _reached_at(instance, endpoints)
-    tells = seen.phase in (Phase.RUNNING, Phase.PENDING) and instance.state != State.ERROR
+    tells = seen.phase in (Phase.RUNNING, Phase.PENDING, Phase.UNKNOWN) and instance.state != State.ERROR
     if tells and seen.reason and seen.reason != instance.reason:
         news |= {"reason": seen.reason, "detail": explain(instance, seen.reason, seen.detail)}
     return not news or transitions.note(instance, lease=lease, **news)
@@ -229,7 +233,7 @@ def _take(instance: Instance, lease: uuid.UUID, cloud: Provider, seen: Observati
     if step.reason == "ended-at-once" and seen.reason in reasons.CARRIER_FAULTS:
         return None if transitions.note(instance, lease=lease, last_call="") else Wait(_NOW)  # the start is still owed
     if step.call is None and step.state == instance.state and step.target is None:
-        _remind(instance, lease, step)
+        _remind(instance, lease, seen, step)
         return _rest(instance, _time_of(seen))
     event = step.call.value if step.call else "observed"
     if not transitions.move(instance, step, event=event, lease=lease, **_words(instance, cloud, seen, step)):
@@ -251,8 +255,7 @@ def _words(instance: Instance, cloud: Provider, seen: Observation, step: Step) -
 
 def _reason(instance: Instance, seen: Observation, step: Step) -> str:
     """Return why the instance goes there: the provider's word is better than ours, a cause than "too late"."""
-    vague = {"failed": {""}, "shut-down": {""}, "ended-at-once": {"", "ended", "shut-down"}}
-    if seen.reason not in vague.get(step.reason, {seen.reason}):
+    if seen.reason not in _VAGUE.get(step.reason, {seen.reason}):
         return seen.reason
     if step.reason == "deadline" and instance.reason and not instance.last_call:
         return instance.reason  # why the call could not be made
@@ -262,10 +265,11 @@ def _reason(instance: Instance, seen: Observation, step: Step) -> str:
     return step.reason or said or (instance.reason if step.state == instance.state else "")
 
 
-def _remind(instance: Instance, lease: uuid.UUID, step: Step) -> None:
+def _remind(instance: Instance, lease: uuid.UUID, seen: Observation, step: Step) -> None:
     """Give the present reason of a state that stays (unavailable: held, then not answering)."""
-    if step.reason and step.reason != instance.reason:
-        transitions.note(instance, lease=lease, **_because(instance, step.reason))
+    reason = _reason(instance, seen, step) if step.reason else ""
+    if reason and reason != instance.reason:
+        transitions.note(instance, lease=lease, **_because(instance, reason, seen.detail))
 
 
 def _deserves_new_machine(instance: Instance, seen: Observation) -> bool:

@@ -11,7 +11,7 @@ from auth import access, roles
 from auth.models import Facility, User
 from auth.roles import InstanceRole
 from experiments.models import Experiment
-from instances import homes, quotas, tasks, transitions
+from instances import drain, homes, quotas, tasks, transitions
 from instances.errors import (
     HomeNotDeleted,
     KeyUsed,
@@ -55,6 +55,7 @@ def request_instance(
     chosen = _visible(user, experiments)
     facility = _facility(user, plan, chosen)
     _check_plan(plan, facility)
+    drain.check(plan.image.provider)
     quotas.check_and_reserve(user, account)
     instance = Instance.objects.create(
         name=name,
@@ -153,10 +154,11 @@ def start(instance: Instance, *, by: User) -> Instance:
     """Start a stopped instance, or take one out of error; one that is to be active already is left as it is."""
     row = _allowed(instance, by, "start")
     _refuse_unless(row.target != Target.DELETED, "This instance is being deleted.")
+    if row.target == Target.ACTIVE and row.state != State.ERROR:
+        return row
+    drain.check(row.provider)
     if row.state == State.ERROR:
         transitions.retry(row, Target.ACTIVE, event="start", actor=by)
-    elif row.target == Target.ACTIVE:
-        return row
     else:
         transitions.aim(row, Target.ACTIVE, event="start", actor=by)
     return _record(row, by, "start")
@@ -192,6 +194,8 @@ def retry(instance: Instance, *, by: User) -> Instance:
     row = _allowed(instance, by, "retry")
     _refuse_unless(row.state == State.ERROR and row.target != Target.DELETED, "Only an error can be retried.")
     stopping = row.target == Target.STOPPED and row.reason not in ("vanished", "failed")
+    if not stopping:
+        drain.check(row.provider)
     transitions.retry(row, Target.STOPPED if stopping else Target.ACTIVE, event="retry", actor=by)
     return _record(row, by, "retry")
 

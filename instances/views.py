@@ -18,7 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from auth.models import User
 from experiments.models import Experiment
-from instances import explain, homes, presentation, services
+from instances import drain, explain, homes, presentation, services
 from instances.lifecycle import State
 from instances.models import Instance, Member, Transition
 from portal.lib.clock import Now
@@ -136,7 +136,7 @@ def detail(request: HttpRequest, uid: uuid.UUID) -> HttpResponse:
 def _instance(user: User, uid: uuid.UUID) -> Any:
     instance = (
         Instance.objects.visible_to(user)
-        .select_related("owner", "facility", "home", "plan__flavour", "plan__image")
+        .select_related("owner", "facility", "home", "provider", "plan__flavour", "plan__image")
         .annotate(elapsed=_elapsed())
         .filter(uid=uid)
         .first()
@@ -156,6 +156,7 @@ def _detail(instance: Any, user: User) -> dict[str, Any]:
         "instance": instance,
         "word": presentation.word(instance),
         "why": presentation.why(instance),
+        "draining": drain.sentence(instance.provider) if instance.provider.is_draining else "",
         "moving": presentation.is_moving(instance),
         "usable": presentation.is_usable(instance),
         "steps": presentation.steps(instance, presentation.failed_in(history)),

@@ -36,7 +36,7 @@ from portal.admin import site
 from portal.audit import AuditEvent
 from portal.lib import clock
 from tests.factories.auth import FacilityFactory, IdentityFactory, PersonFactory, RoleGrantFactory, UserFactory, sign_in
-from tests.factories.instances import InstanceFactory
+from tests.factories.instances import InstanceFactory, ProviderFactory
 from tests.factories.rights import GroupFactory, GroupMemberFactory, GroupRoleFactory, claim_rule
 
 pytestmark = pytest.mark.django_db
@@ -80,6 +80,7 @@ def place() -> Place:
         "sessions": sign_in(Client(), user, identity),
         "api-tokens": token,
         "instances": InstanceFactory(owner=user, facility=facility),
+        "providers": ProviderFactory(facility=facility),
         "audit-events": audit.record("tried", actor=user, about=("user", user.uid)),
     }
     return Place(facility, operator, browser, user, rows)

@@ -75,12 +75,17 @@ def _deleting(seen: Sight) -> Verdict:
 
 def _ending(seen: Sight) -> Verdict:
     late = seen.pod_leaves_at and seen.now > seen.pod_leaves_at + ENDING
-    return Verdict(Phase.PENDING, "node-lost" if late else "")
+    return _lost(Phase.PENDING, seen) if late else Verdict(Phase.PENDING)
 
 
 def _replaced(seen: Sight) -> Verdict:
     lost = seen.node_is_silent and seen.now > seen.pod_leaves_at
-    return Verdict(Phase.RUNNING, "node-lost" if lost else "being-replaced")
+    return _lost(Phase.RUNNING, seen) if lost else Verdict(Phase.RUNNING, "being-replaced")
+
+
+def _lost(phase: Phase, seen: Sight) -> Verdict:
+    """Name the computer: support has to look whether it is off."""
+    return Verdict(phase, "node-lost", f"It is the computer {seen.node}." if seen.node else "")
 
 
 def _refusal(seen: Sight) -> Verdict:
@@ -143,7 +148,7 @@ TABLE = (
     Row("no node", lambda seen: seen.is_false("PodScheduled"), _unscheduled),
     Row("container waits", lambda seen: seen.waiting in WAITING, _waiting),
     Row("container crashes", lambda seen: seen.waiting == "CrashLoopBackOff", _crashing),
-    Row("node is silent", lambda seen: seen.node_is_silent, _always(Phase.UNKNOWN, "node-lost")),
+    Row("node is silent", lambda seen: seen.node_is_silent, lambda seen: _lost(Phase.UNKNOWN, seen)),
     Row("runs", lambda seen: seen.pod_phase == "Running", _always(Phase.RUNNING)),
     Row("begins", lambda seen: seen.pod_phase == "Pending", _always(Phase.PENDING)),
     Row("anything else", lambda seen: True, _always(Phase.UNKNOWN)),

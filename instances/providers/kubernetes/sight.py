@@ -57,6 +57,10 @@ class Sight:
         return str(self.status.get("phase", ""))
 
     @cached_property
+    def node(self) -> str:
+        return str((self.pod or {}).get("spec", {}).get("nodeName", ""))
+
+    @cached_property
     def pod_leaves_at(self) -> float:
         """When the pod's grace ends; 0 unless it is being deleted."""
         return seconds((self.pod or {"metadata": {}})["metadata"].get("deletionTimestamp"))
@@ -128,9 +132,14 @@ class Sight:
 
     # ---- events ----
     def told(self, *reasons: str) -> str:
-        """Return the newest message of these events since the machine was last started; empty for none."""
-        told = [event for event in self.events if event.get("reason") in reasons and when(event) >= self.started_at]
+        """Return the newest message of these events about this pod, or since the last start; empty for none."""
+        told = [event for event in self.events if event.get("reason") in reasons and self._is_new(event)]
         return str(max(told, key=when)["message"]) if told else ""
+
+    def _is_new(self, event: Object) -> bool:
+        """Events say whole seconds, so those of the second of the start count by whom they are about."""
+        about = event.get("involvedObject", {}).get("uid")
+        return when(event) >= self.started_at or (self.pod is not None and about == self.pod["metadata"].get("uid"))
 
     def count(self, reason: str, within: float) -> int:
         """Return how often an event was told in the last seconds, since the machine was last started."""

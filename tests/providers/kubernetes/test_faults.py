@@ -333,7 +333,7 @@ def throttled(lab, prepared):
     account = {"name": ACCOUNT, "namespace": prepared.namespace}
     everything = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": True}
     rule = {"subjects": [{"kind": "ServiceAccount", "serviceAccount": account}], "resourceRules": [everything]}
-    schema = {"priorityLevelConfiguration": {"name": "lab"}, "matchingPrecedence": 1, "rules": [rule]}
+    schema = {"priorityLevelConfiguration": {"name": "lab"}, "matchingPrecedence": 2, "rules": [rule]}
     secret = {"metadata": {"generateName": "lab-"}, "type": "Opaque", "stringData": {"a": "b"}}
     busy = Cluster(Site(deployment="lab", namespace=prepared.namespace, kubeconfig=str(prepared.kubeconfig)))
 

@@ -120,6 +120,18 @@ def test_every_reason_to_wait_is_tried():
     assert set(phases.WAITING) - tried == {"PodInitializing"}
 
 
+@pytest.mark.parametrize(("about", "reason"), [("p-1", "mount-missing"), ("of-an-earlier-pod", "")])
+def test_an_event_of_the_second_of_the_start_counts_by_its_pod(about, reason):
+    told = event("FailedMount", "timed out", 31) | {"involvedObject": {"uid": about}}
+    verdict = judge(Sight(machine(started=30), waits("ContainerCreating", created=20), (told,), NOW))
+    assert verdict.reason == reason
+
+
+def test_a_silent_node_is_named():
+    lost = SILENT | {"spec": {"nodeName": "node-7"}}
+    assert "node-7" in judge(Sight(machine(), lost, (), NOW)).detail
+
+
 def test_a_quota_says_which_resource_is_short():
     verdict = judge(Sight(machine(), None, (event("FailedCreate", QUOTA),), NOW))
     assert verdict.detail == "quota team has no room for requests.cpu 4 (used 8 of 10)"
