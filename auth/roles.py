@@ -74,7 +74,7 @@ PLATFORM: dict[str, frozenset[Role]] = {
     "erase-user": frozenset({Role.ADMIN}),
     "manage-policies": frozenset({Role.ADMIN}),
     "stop-any-instance": _RUN,
-    "drain-providers": _RUN,
+    "run-providers": _RUN,
     "see-all-instances": _RUN | {Role.IT_SUPPORT},
     "see-current-instances": _RUN | {Role.IT_SUPPORT, Role.INSTRUMENT_CONTROL},
     "see-instances-of-instrument": _RUN | {Role.IT_SUPPORT, Role.INSTRUMENT_SCIENTIST},

@@ -7,11 +7,11 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.urls import reverse
 
-from auth.admin.acts import Act, ActForm, Asked
+from auth.admin.acts import Act, ActForm, Asked, Foreseen
 from auth.admin.pages import Cell, Page, Table
 from auth.admin.site import site
 from auth.reach import Reach
-from instances import drain
+from instances import drain, imports
 from instances.models import Instance, Provider
 
 #: what helps where a cluster cannot know whether a machine still runs: only who has looked may say that it does not
@@ -66,6 +66,25 @@ def _drain(asked: Asked, because: str) -> str:
     return f"Nothing new starts on {asked.row} now. What runs goes on."
 
 
+class ImportForm(ActForm):
+    begins = forms.CharField(
+        label="Images whose reference begins with",
+        max_length=200,
+        required=False,
+        help_text="Nodes hold the cluster's own images too. Empty: no images.",
+    )
+
+
+def _foresee_import(asked: Asked, begins: str) -> Foreseen:
+    found = imports.find(asked.row, begins)
+    return Foreseen(f"{len(found.images)} images and {len(found.flavours)} flavours are new.", found.lines())
+
+
+def _import(asked: Asked, begins: str) -> str:
+    found = imports.take(asked.row, begins, by=asked.by)
+    return f"{len(found.images)} images and {len(found.flavours)} flavours were added."
+
+
 def _open(asked: Asked) -> str:
     drain.end(asked.row, by=asked.by)
     return f"Instances start on {asked.row} again."
@@ -75,7 +94,7 @@ def _open(asked: Asked) -> str:
 class ProviderPage(Page):
     """What makes machines. Its options stay on the command line: they name files of credentials."""
 
-    section, action, key, key_kind = "Machines", "drain-providers", "name", "slug"
+    section, action, key, key_kind = "Machines", "run-providers", "name", "slug"
     list_display = ("name", "kind", "facility", "enabled", "draining_at", "last_seen_at")
     list_select_related = ("facility",)
     ordering = ("name",)
@@ -84,7 +103,7 @@ class ProviderPage(Page):
         Act(
             "drain",
             "Drain",
-            "drain-providers",
+            "run-providers",
             _drain,
             says="Nothing new starts here, and people are told. What runs goes on; nothing is stopped by itself.",
             form=DrainForm,
@@ -92,10 +111,19 @@ class ProviderPage(Page):
         Act(
             "open",
             "Open again",
-            "drain-providers",
+            "run-providers",
             _open,
             says="Instances may be made and started here again.",
             fits=lambda row: bool(row.is_draining),
+        ),
+        Act(
+            "import",
+            "Import images and flavours",
+            "run-providers",
+            _import,
+            says="Asks what there is, shows what is new, and adds it. Plans are made of it by hand.",
+            form=ImportForm,
+            foresee=_foresee_import,
         ),
     )
 

@@ -71,3 +71,9 @@ class Draining(Conflict):
     code = "provider-draining"
     message = "No instances are started here for now."
     next_step = "Your files are kept. Try again later, or choose another plan where there is one."
+
+
+class ProviderAway(InstanceError):
+    code, status, blame = "provider-away", 502, Blame.OUTSIDE
+    message = "What runs the machines gives no usable answer."
+    next_step = "Try again in a minute; then look at the provider's set-up."

@@ -218,6 +218,14 @@ class Tried(Protocol):
 
 
 @runtime_checkable
+class Surveyed(Protocol):
+    """A provider whose surroundings an operator chooses from when the row's options are written."""
+
+    def survey(self) -> list[tuple[str, str]]:
+        """Return what there is, and what could not be seen and for want of which right: a kind and words each."""
+
+
+@runtime_checkable
 class Kept(Protocol):
     """A provider that holds connections or watches as long as it is kept."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -9,15 +10,17 @@ import pytest
 from django.test import Client
 
 from auth.models import User
-from instances import drain, services, sweep
+from instances import clouds, drain, services, sweep
 from instances.errors import Draining
 from instances.lifecycle import Phase, State, Target
-from instances.models import Instance, Plan, Provider
+from instances.models import Flavour, Image, Instance, Plan, Provider
+from instances.providers.base import ImageSpec, ProviderUnavailable
 from portal.audit import AuditEvent
 from portal.lib import clock
 from tests.factories.auth import FacilityFactory, RoleGrantFactory, sign_in
 from tests.factories.instances import InstanceFactory, PlanFactory
-from tests.instances.conftest import settle
+from tests.instances.conftest import settle, use_cloud
+from tests.providers import faulty
 
 pytestmark = pytest.mark.django_db
 TOLD = "No instances are started here for now: new disks until Monday."
@@ -146,6 +149,32 @@ def test_an_operator_of_another_facility_finds_nothing(provider):
     assert client.post(f"{address}drain/", {"because": ""}).status_code == 404
     provider.refresh_from_db()
     assert not provider.is_draining
+
+
+def test_an_operator_imports_what_is_new_after_seeing_it(provider, browser, cloud):
+    cloud.known_images["other"] = ImageSpec("Desktop", "site/desktop:1")
+    address = f"/admin/providers/{provider.name}/import/"
+    asked = browser.post(address, {"begins": "site/"})
+    page = asked.content.decode()
+    assert "site/desktop:1" in page
+    assert "small: 1 cores, 1 GiB" in page
+    assert not Image.objects.exists()
+    (seen,) = re.findall(r'name="seen" value="([^"]+)"', page)
+    assert browser.post(address, {"begins": "site/", "seen": seen}).status_code == 302
+    (image,) = Image.objects.filter(provider=provider)
+    assert (image.name, image.reference, image.services[0]["name"]) == ("Desktop", "site/desktop:1", "jupyter")
+    Flavour.objects.filter(provider=provider, name="small").update(cores=2)
+    assert "0 images and 0 flavours are new" in browser.post(address, {"begins": "site/"}).content.decode()
+    assert not Plan.objects.exists()
+
+
+def test_a_provider_that_is_away_is_said_to_the_operator(provider, browser):
+    use_cloud(provider, faulty.FailsAt(clouds.options_of(provider), "images", ProviderUnavailable("401"), 9))
+    cloud = clouds.cloud_of(provider)
+    cloud.images = lambda: cloud.heard("images", "", list)
+    answer = browser.post(f"/admin/providers/{provider.name}/import/", {"begins": ""})
+    assert answer.status_code == 502
+    assert "no usable answer: 401" in answer.content.decode()
 
 
 BLOCKS: list[tuple[dict[str, Any], str]] = [

@@ -19,7 +19,7 @@ _UNITS = {"": Decimal(1), "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decim
 _UNITS |= {letter: Decimal(1000) ** (n + 1) for n, letter in enumerate("kMGTPE")}
 _UNITS |= {f"{letter}i": Decimal(1024) ** (n + 1) for n, letter in enumerate("KMGTPE")}
 #: labels that say what a node's GPUs are
-_GPU_LABELS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
+GPU_LABELS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
 
 
 def quantity(text: str) -> Decimal:
@@ -67,7 +67,7 @@ def _place(node: Object, taken: Room) -> Place:
     total = {name: quantity(amount) for name, amount in node["status"].get("allocatable", {}).items()}
     free = {name: amount - taken.get(name, Decimal(0)) for name, amount in total.items()}
     labels = node["metadata"].get("labels", {})
-    return Place(total, free, next((labels[name] for name in _GPU_LABELS if name in labels), ""))
+    return Place(total, free, next((labels[name] for name in GPU_LABELS if name in labels), ""))
 
 
 def _takes_ours(node: Object, site: Site) -> bool:

@@ -71,6 +71,9 @@ class Cluster:
     def nodes(self) -> list[Object]:
         return list(self.ask("GET", "/api/v1/nodes", {"resourceVersion": "0"}).get("items", ()))
 
+    def classes(self) -> list[Object]:
+        return list(self.ask("GET", "/apis/storage.k8s.io/v1/storageclasses").get("items", ()))
+
     def rules(self) -> list[Object]:
         """Return what our account may do in the namespace, as the API server itself sums it up."""
         body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview"}

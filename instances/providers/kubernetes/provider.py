@@ -33,7 +33,7 @@ from instances.providers.base import (
     Usage,
 )
 from instances.providers.kubernetes import capacity as room
-from instances.providers.kubernetes import homes, manifests, rights
+from instances.providers.kubernetes import homes, manifests, rights, survey
 from instances.providers.kubernetes.client import Cluster
 from instances.providers.kubernetes.errors import DiskHeld, Exists, HomeHeld, NotThere
 from instances.providers.kubernetes.people import told, words
@@ -209,14 +209,19 @@ class KubernetesProvider:
         return room.of_quota(quota, self.site) if quota else []
 
     def flavours(self) -> Iterable[FlavourSpec]:
-        return room.flavours_of(self._places() or (), self.site)
+        return room.flavours_of(room.places_of(self._nodes(), (), self.site), self.site)
 
     def images(self) -> Iterable[ImageSpec]:
         """Return the images that nodes already hold by a digest; a cluster has no list of those that it could fetch."""
-        self._connect()
-        nodes = self.cluster.nodes() if self._sees_nodes else []
-        names = [image.get("names") or [] for node in nodes for image in node["status"].get("images", ())]
-        return [ImageSpec(name.partition("@")[0], name) for name in sorted({n for ns in names for n in ns if "@" in n})]
+        names = [image.get("names") or [] for node in self._nodes() for image in node["status"].get("images", ())]
+        return [survey.image(name) for name in sorted({n for ns in names for n in ns if "@sha256:" in n})]
+
+    def survey(self) -> list[tuple[str, str]]:
+        nodes, rules = self._nodes(), self.cluster.rules()
+        said = survey.of_nodes(nodes, self.site) if self._sees_nodes else [survey.unseen(rights.NODES)]
+        if rights.granted(rights.CLASSES, rules):
+            return said + survey.of_classes(self.cluster.classes())
+        return [*said, survey.unseen(rights.CLASSES)]
 
     # ---- set-up ----
     def problems(self) -> list[str]:
@@ -398,6 +403,11 @@ class KubernetesProvider:
         except ProviderError as error:  # nothing was printed yet, or its node does not answer
             log.info("no log", name=seen.found["metadata"]["name"], error=str(error)[:200])
             return []
+
+    def _nodes(self) -> list[Object]:
+        """Return the nodes; none where we may not see them."""
+        self._connect()
+        return self.cluster.nodes() if self._sees_nodes else []
 
     def _places(self) -> list[room.Place] | None:
         """Return the nodes that we may see, with what our own pods take of them; None where we may not."""

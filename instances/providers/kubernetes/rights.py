@@ -34,6 +34,8 @@ REQUIRED = (
 )
 #: by a ClusterRole: without the first nothing is ever concluded to be gone, without the second capacity is a guess
 NAMESPACE, NODES = Right("", "namespaces", "get"), Right("", "nodes", "list")
+#: by a ClusterRole, for an import of what the cluster offers and nothing else
+CLASSES = Right("storage.k8s.io", "storageclasses", "list")
 #: what would let somebody who takes the portal over read every session's token, or enter every session
 FORBIDDEN = (*_rights("", "secrets", "get list watch"), *_rights("", "pods/exec", "create get"))
 
