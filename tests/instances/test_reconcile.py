@@ -378,6 +378,20 @@ def test_a_machine_that_refused_its_reboot_runs_on(active, cloud, alice, monkeyp
     assert machine_of(cloud, active).phase is Phase.RUNNING
 
 
+def test_who_has_the_home_is_named(active, request_one, provider, alice, monkeypatch):
+    other = bring_up(request_one(name="the other"))
+    cloud = clouds.cloud_of(provider)
+    held = refusal(NoCapacity, "home-held", f"home h is mounted by {active.machine_name}")
+    monkeypatch.setattr(cloud, "create", Mock(side_effect=held))
+    third = settle(request_one(name="third"), 1)
+    assert (third.state, third.reason) == ("building", "home-held")
+    assert "It is in use by “analysis”." in third.detail, other.name
+    expire(third)
+    settle(third, 1)
+    assert third.state == "error"
+    assert "Stop the other machine, then retry." in third.detail
+
+
 def test_who_waits_for_a_turn_does_not_run_out_of_time(request_one, provider, settings):
     busy = refusal(NoCapacity, "waiting-for-turn", "4 machines are starting just now")
     use_cloud(provider, faulty.FailsAt(options(provider), "create", busy, times=1))
