@@ -15,6 +15,9 @@ from instances.models import Instance, Provider
 from portal import audit
 from portal.lib.clock import Now
 
+#: of a provider that carries more the rest follows when these are gone
+MOST_LISTED = 500
+
 
 @transaction.atomic
 def begin(provider: Provider, *, by: User, because: str) -> None:
@@ -47,9 +50,8 @@ def sentence(provider: Provider) -> str:
 
 def left(provider: Provider) -> list[tuple[Instance, str]]:
     """Return the instances that are still on a provider, each with what has to happen before it is gone from there."""
-    rows = (
-        Instance.objects.alive().filter(provider=provider).select_related("owner").order_by("state", "-last_active_at")
-    )
+    on_it = Instance.objects.alive().filter(provider=provider).select_related("owner")
+    rows = on_it.order_by("state", "-last_active_at")[:MOST_LISTED]
     return [(instance, blocks(instance)) for instance in rows]
 
 
