@@ -15,6 +15,7 @@ from django.db import OperationalError
 
 from auth.models import LoginState, Session
 from instances import jobs, services, sweep, tasks, transitions
+from instances import ticker as ticker_module
 from instances.lifecycle import Phase
 from instances.models import Home, Instance, Job, Leftover
 from instances.ticker import Ticker, delete_homes
@@ -217,20 +218,27 @@ class Watched:
 
 
 def test_of_two_workers_one_watches_and_a_dead_one_is_replaced(no_redis, provider, cloud, monkeypatch):
+    """A worker that is killed gives nothing back: its time has to run out."""
     watched = use_cloud(provider, Watched(cloud))
+    hold, asked = jobs.hold, set()
+    monkeypatch.setattr(ticker_module, "TENDED", timedelta(hours=1))
+    monkeypatch.setattr(jobs, "hold", lambda name, holder, lasting: asked.add(holder) or hold(name, holder, lasting))
+    monkeypatch.setattr(jobs, "let_go", lambda holder: None)
     one, other = Ticker(pool=2), Ticker(pool=2)
-    one.start()
-    until(lambda: len(watched.watching) == 1)
-    other.start()
     try:
-        until(lambda: Job.objects.get(name="homes-to-delete").due_at and other.is_alive())
-        with monkeypatch.context() as killed:
-            killed.setattr(jobs, "let_go", lambda holder: None)
-            one.stop()
-        assert len(watched.watching) == 1, "while its time was not over"
+        one.start()
+        until(lambda: len(watched.watching) == 1)
+        other.start()
+        until(lambda: other._me in asked)
+        one.stop()
+        asked.clear()
+        until(lambda: other._me in asked)
+        assert len(watched.watching) == 1
+        Job.objects.filter(name=f"tend:{provider.pk}").update(due_at=clock.now())
         until(lambda: len(watched.watching) == 2)
     finally:
         watched.close()
+        one.stop()
         other.stop()
 
 
