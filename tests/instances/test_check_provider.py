@@ -41,12 +41,10 @@ def test_what_is_missing_is_said(provider):
     assert "may not get pods" in out.getvalue()
 
 
-def test_a_confirmed_cloud_is_kept(provider, monkeypatch):
-    use_cloud(provider, Checked({}))
+def test_a_confirmed_cloud_is_kept(provider, monkeypatch, settings):
+    """Confirmed, the row leads to a cloud that is made anew."""
+    settings.PROVIDER_KINDS = settings.PROVIDER_KINDS | {provider.kind: f"{__name__}.Checked"}
     monkeypatch.setattr(Checked, "said", [])
-    provider.options = {"namespace_uid": "u-1"}
-    use_cloud(provider, Checked({}))  # what the row leads to, once it is confirmed
-    provider.options = {}
     assert "nothing to mend" in check(provider.name, "--confirm")
     provider.refresh_from_db()
     assert provider.options == {"namespace_uid": "u-1"}

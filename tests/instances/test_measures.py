@@ -99,7 +99,7 @@ def test_a_machine_that_computes_is_at_work():
 
 def test_the_agents_address_is_in_the_route_for_nobodys_role():
     endpoints = [
-        {"service": name, "kind": "tcp", "host": "10.0.0.7", "port": port, "path": ""}
+        {"service": name, "kind": "tcp", "host": "10.0.0.7", "port": port, "path": "", "uid": "p-1"}
         for name, port in (("jupyter", 8888), ("agent", 9810))
     ]
     instance = InstanceFactory(state=State.ACTIVE, endpoints=endpoints)
@@ -114,6 +114,7 @@ def test_the_agents_address_is_in_the_route_for_nobodys_role():
         "roles": [],
         "host": "10.0.0.7",
         "port": 9810,
+        "uid": "p-1",
     }
     instance.state = State.STARTING
     instance.endpoints = endpoints[1:]

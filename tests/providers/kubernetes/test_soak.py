@@ -33,12 +33,14 @@ class Soak:
 
     def do(self, verb: Callable[..., object], *given: object) -> None:
         """Call a verb until it is done, as the reconciler does; five times of a hundred an answer of it is struck."""
-        if self.dice.randrange(100) < FAULTS:
+        breaks = self.dice.randrange(100) < FAULTS
+        if breaks:
             self.proxy.break_(self.dice.choice(["lose", "tear", "stall"]), skip=self.dice.randrange(4))
         try:
             self._until_done(verb, *given)
         finally:
-            self.struck += self.proxy.heal()
+            struck = self.proxy.heal()
+            self.struck += struck if breaks else 0
 
     def _until_done(self, verb: Callable[..., object], *given: object) -> None:
         end = time.monotonic() + 120
