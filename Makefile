@@ -3,7 +3,7 @@ PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) -m portal.embedded.bootstrap
 SECONDS ?= 120
 
-.PHONY: help run test test-slow mutants test-layout test-labs kubernetes-lab fuzz lint bench bench-peers docs lock
+.PHONY: help run test test-slow mutants test-layout test-labs test-pods kubernetes-lab pod-image fuzz lint bench bench-peers docs lock
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,12 @@ test-layout:  ## Install the portal by docs/operate/install.md on an empty copy 
 
 test-labs:  ## Sign in and out at Keycloak, SATOSA, canaille and oidc-provider (Java 17)
 	@$(BOOTSTRAP) test --labs
+
+test-pods:  ## Walk the story in real pods of a small cluster in a room of its own (root, Go 1.26)
+	@$(BOOTSTRAP) test --pods
+
+pod-image:  ## Build the image for pods, JupyterLab and EXtra-data, as an OCI archive (root, debootstrap)
+	@$(PYTHON) instances/providers/kubernetes/build.py jupyter
 
 kubernetes-lab:  ## Build the small Kubernetes that tests run on, once (Go 1.26; minutes)
 	@$(PYTHON) -m tests.labs.kubernetes build

@@ -16,6 +16,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests import canary
 from tests.labs.kubernetes import build as kubernetes
+from tests.labs.kubernetes import room
 
 canary.arm()
 
@@ -28,7 +29,7 @@ _SHARED = ("tests/browser/", "tests/kills/", "tests/stores/")
 def _start() -> None:
     from portal.embedded.servers import Postgres, Redis
 
-    state = Path(tempfile.mkdtemp(prefix="bp-", dir="/var/tmp"))
+    state = Path(tempfile.mkdtemp(prefix="bp-", dir=os.environ.get(room.FOLDER, "/var/tmp")))
     state.chmod(0o711)
     (state / "run").mkdir()
     os.environ["BEAMPORT_STATE"] = str(state)
@@ -61,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the long proofs too")
     parser.addoption("--layout", action="store_true", help="run what installs the portal on an empty machine")
     parser.addoption("--labs", action="store_true", help="run the journeys at real identity providers")
+    parser.addoption("--pods", action="store_true", help="run the story in real pods (only in a room)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -81,7 +83,7 @@ def _cannot_run(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for mark in ("slow", "layout", "labs"):
+    for mark in ("slow", "layout", "labs", "pods"):
         if not config.getoption(f"--{mark}"):
             left_out = [item for item in items if item.get_closest_marker(mark)]
             if left_out:

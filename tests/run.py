@@ -56,7 +56,9 @@ def checks() -> bool:
         return all(list(pool.map(lambda item: check(item, environment), CHECKS.items())))
 
 
-def suite(*arguments: str, workers: str = "") -> bool:
+def suite(
+    *arguments: str, workers: str = "", run: Callable[[list[str], dict[str, str], Path], int] | None = None
+) -> bool:
     workers = workers or os.environ.get("TEST_WORKERS") or str(min(4, (os.cpu_count() or 1) + 1))
     argv = [sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadfile", "--no-loadscope-reorder", *arguments]
     # the portal's own variables would reach the tests' settings and the portals that they start
@@ -65,7 +67,11 @@ def suite(*arguments: str, workers: str = "") -> bool:
     # pytest's own folder is named after the user, and several uids without a name would share it
     with tempfile.TemporaryDirectory(prefix="bpt-", dir="/var/tmp", ignore_cleanup_errors=True) as temporary:
         environment["PYTEST_DEBUG_TEMPROOT"] = temporary
-        return subprocess.run(argv, cwd=ROOT, env=environment).returncode == 0
+        return (run or _run)(argv, environment, ROOT) == 0
+
+
+def _run(argv: list[str], environment: dict[str, str], cwd: Path) -> int:
+    return subprocess.run(argv, cwd=cwd, env=environment).returncode
 
 
 def bench() -> bool:
@@ -97,11 +103,31 @@ def labs() -> bool:
         setup.set_up()
     except CannotStart as error:
         return not steps.give_up(error)
-    mark = green.marker()
+    return once(green.marker(), lambda: suite("--labs", "-m", "labs", "--durations=6", workers="0"))
+
+
+def pods() -> bool:
+    """The story in real pods, in a room of its own; CI does not repeat it for what has passed on this machine."""
+    from portal.embedded import steps
+    from portal.embedded.people import CannotStart
+    from tests.labs.kubernetes import room
+    from tests.pods import setup
+
+    try:
+        setup.set_up()
+    except CannotStart as error:
+        return not steps.give_up(error)
+    return once(setup.marker(), lambda: suite("--pods", "-m", "pods", "--durations=6", workers="0", run=room.run))
+
+
+def once(mark: Path, act: Callable[[], bool]) -> bool:
+    """Run what `mark` stands for and remember that it passed; under CI only if it has not."""
+    from tests.labs import green
+
     if os.environ.get("CI") == "true" and mark.is_file():
-        print(f"These very files passed at {mark.read_text().strip()}: the labs are not run again.")
+        print(f"These very files passed at {mark.read_text().strip()}: they are not run again.")
         return True
-    passed = suite("--labs", "-m", "labs", "--durations=6", workers="0")
+    passed = act()
     if passed:
         green.record(mark)
     return passed
@@ -131,6 +157,7 @@ INSTEAD: dict[str, Callable[[], bool]] = {
     "slow": lambda: suite("--slow", "-m", "slow"),
     "layout": lambda: suite("--layout", "-m", "layout", "-s", workers="0"),
     "labs": labs,
+    "pods": pods,
 }
 
 
@@ -144,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         "--layout", action="store_true", help="production's layout by the install page, instead of the suite"
     )
     only.add_argument("--labs", action="store_true", help="sign in at real identity providers, instead of the suite")
+    only.add_argument("--pods", action="store_true", help="the story in real pods of a cluster, instead of the suite")
     only.add_argument("--bench", action="store_true", help="measure the main job instead")
     only.add_argument("--mutants", action="store_true", help="make modules wrong and see that tests notice")
     parser.add_argument("--peers", action="store_true", help="with --bench: beside JupyterHub and other proxies")

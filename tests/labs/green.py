@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,16 +22,21 @@ DEPENDS_ON = (
 
 def marker() -> Path:
     """Return the file that exists once the labs have passed for exactly these files, this Python and this Java."""
+    return marker_of(DEPENDS_ON, subprocess.run([java(), "-version"], capture_output=True).stderr)
+
+
+def marker_of(paths: Sequence[str], *versions: bytes) -> Path:
+    """Return the file that stands for these paths as they are now, this Python and these versions of others."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *DEPENDS_ON],
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *paths],
         cwd=ROOT,
         capture_output=True,
         check=True,
     ).stdout.split(b"\0")
     names = sorted(name.decode() for name in set(listed) if name)
     contents = [(name, (ROOT / name).read_bytes()) for name in names if (ROOT / name).is_file()]
-    versions = (sys.version, subprocess.run([java(), "-version"], capture_output=True).stderr)
-    return CACHE / "green" / environments.fingerprint(*versions, *(part for pair in contents for part in pair))
+    parts = [part for pair in contents for part in pair]
+    return CACHE / "green" / environments.fingerprint(sys.version, *versions, *parts)
 
 
 def record(mark: Path) -> None:

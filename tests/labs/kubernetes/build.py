@@ -1,6 +1,6 @@
-"""Build the lab's programs from their Go modules, once: `python -m tests.labs.kubernetes build`.
+"""Build the lab's programs from their Go modules, once: `python -m tests.labs.kubernetes build [node]`.
 
-They lie in ~/.cache/beamport/kubernetes-<digest>, the digest being that of go.mod, go.sum and the recipe below. From
+They lie in ~/.cache/beamport/<kind>-<digest>, the digest being that of go.mod, go.sum and the recipe below. From
 nothing it takes minutes, 2 GB of memory and 6 GB of disk for Go's own caches; with them a quarter of a minute.
 """
 
@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -44,43 +45,86 @@ class CannotBuild(Exception):
     """The programs were not built; the text says why."""
 
 
-def digest() -> str:
-    """Return what tells two builds apart."""
-    total = hashlib.sha256(repr((PROGRAMS, _BUILD, _ENVIRONMENT)).encode())
-    for name in ("go.mod", "go.sum"):
-        total.update((HERE / name).read_bytes())
-    return total.hexdigest()[:12]
+@dataclass(frozen=True)
+class Made:
+    """Programs that are built together, from one Go module."""
+
+    kind: str
+    programs: dict[str, str]
+    module: Path = HERE
+    #: our own files among what is built
+    sources: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """What tells two builds apart."""
+        total = hashlib.sha256(repr((self.programs, _BUILD, _ENVIRONMENT)).encode())
+        for name in ("go.mod", "go.sum", *self.sources):
+            total.update((self.module / name).read_bytes())
+        return total.hexdigest()[:12]
+
+    @property
+    def folder(self) -> Path:
+        """Where the programs lie, or would lie."""
+        return CACHE / f"{self.kind}-{self.digest}"
+
+    @property
+    def is_built(self) -> bool:
+        return all((self.folder / name).is_file() for name in self.programs)
+
+    def build(self) -> Path:
+        """Return the folder of the programs; they are built if need be, by one process at a time."""
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with open(CACHE / f".{self.kind}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.is_built:
+                _make(self)
+        return self.folder
+
+
+#: level a
+CLUSTER = Made("kubernetes", PROGRAMS)
+#: what level b needs besides: a node, and what runs containers on it
+_RUNTIME = "github.com/containerd/containerd/v2/cmd"
+NODE = (
+    Made("kubelet", {"kubelet": f"{_COMMANDS}/kubelet", "pause": "./pause"}, sources=("pause/main.go",)),
+    Made(
+        "containerd",
+        {name: f"{_RUNTIME}/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")},
+        HERE / "containerd",
+    ),
+)
 
 
 def folder() -> Path:
-    """Return where the programs lie, or would lie."""
-    return CACHE / f"kubernetes-{digest()}"
+    """Return where level a's programs lie, or would lie."""
+    return CLUSTER.folder
 
 
 def is_built() -> bool:
-    return all((folder() / name).is_file() for name in PROGRAMS)
+    return CLUSTER.is_built
 
 
 def build() -> Path:
-    """Return the folder of the programs; they are built if need be, by one process at a time."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / ".kubernetes.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not is_built():
-            _make(folder())
-    return folder()
+    """Return the folder of level a's programs, built if need be."""
+    return CLUSTER.build()
 
 
-def _make(target: Path) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=".kubernetes-", dir=CACHE))
+def build_node() -> dict[str, Path]:
+    """Return each program of level b with its path, built if need be."""
+    return {name: made.build() / name for made in (CLUSTER, *NODE) for name in made.programs}
+
+
+def _make(made: Made) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix=f".{made.kind}-", dir=CACHE))
     try:
-        for name, package in PROGRAMS.items():
+        for name, package in made.programs.items():
             argv = [*_BUILD, "-o", str(temporary / name), package]
-            done = subprocess.run(argv, cwd=HERE, env=os.environ | _ENVIRONMENT, capture_output=True, text=True)
+            done = subprocess.run(argv, cwd=made.module, env=os.environ | _ENVIRONMENT, capture_output=True, text=True)
             if done.returncode:
                 raise CannotBuild(f"{name}: {done.stderr.strip()[-2000:]}")
         temporary.chmod(0o755)
-        temporary.rename(target)
+        temporary.rename(made.folder)
     except FileNotFoundError as error:
         raise CannotBuild("Go 1.26 or newer is needed: https://go.dev/dl") from error
     finally:

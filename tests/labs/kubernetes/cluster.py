@@ -78,9 +78,14 @@ class Account:
 class Lab:
     """Use as a context: up at its beginning, gone with all its files at its end."""
 
-    def __init__(self, programs: Path) -> None:
+    components: tuple[str, ...] = COMPONENTS
+    nodes: tuple[str, ...] = (*NODES, SOLO)
+    #: the component that makes nodes ready
+    ready_by = "kwok"
+
+    def __init__(self, programs: Path, place: Path = Path("/var/tmp")) -> None:
         self.programs = programs
-        self.folder = Path(tempfile.mkdtemp(prefix="bpkl-", dir="/var/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="bpkl-", dir=place))
         self.logs = self.folder / "log"
         self.logs.mkdir()
         self.ports = dict(zip(commands.PORTS, free_ports(len(commands.PORTS)), strict=True))
@@ -102,20 +107,31 @@ class Lab:
     # ---- up and away ----
     def up(self) -> None:
         self.pki.kubeconfig("admin", group="system:masters")
-        lines = commands.lines(self.programs, self.folder, self.ports, self.pki, ACCOUNT_NAME)
-        self.daemons = {name: Daemon(name, lines[name], self.logs) for name in COMPONENTS}
+        lines = self._lines()
+        self.daemons = {name: Daemon(name, lines[name], self.logs) for name in self.components}
         self.daemons["etcd"].start()
         self.start("kube-apiserver")
-        for name in COMPONENTS[2:]:
+        for name in COMPONENTS[2:4]:
             self.daemons[name].start()
         self._seed()
-        for name in (*NODES, SOLO):
-            self.daemons["kwok"].wait_until(lambda name=name: self._node_is_ready(name))
+        self._start_nodes()
+        for name in self.nodes:
+            self.daemons[self.ready_by].wait_until(lambda name=name: self._node_is_ready(name))
+
+    def _lines(self) -> dict[str, list[str]]:
+        return commands.lines(self.programs, self.folder, self.ports, self.pki, ACCOUNT_NAME)
+
+    def _start_nodes(self) -> None:
+        for name in COMPONENTS[4:]:
+            self.daemons[name].start()
+        for name in NODES:
+            self._add_node(kwok.node(name, "pool", gpus=2 if name == NODES[-1] else 0))
+        self.add_solo()
 
     def remove(self) -> None:
         """Stop all that runs, clients first, and delete every file."""
-        with ThreadPoolExecutor(len(COMPONENTS)) as pool:
-            list(pool.map(lambda name: self._stop(name), COMPONENTS[2:]))
+        with ThreadPoolExecutor(len(self.components)) as pool:
+            list(pool.map(lambda name: self._stop(name), self.components[2:]))
         for name in ("kube-apiserver", "etcd"):
             self._stop(name)
         for path in self._volumes:
@@ -148,7 +164,7 @@ class Lab:
 
     def heal(self) -> None:
         """Bring back all that was frozen or killed."""
-        for name in COMPONENTS:
+        for name in self.components:
             self.daemons[name].thaw()
             self.start(name)
 
@@ -208,14 +224,18 @@ class Lab:
     def shelve(self, count: int) -> None:
         """Put volumes on the shelf that many pods may mount at a time: the lab's own provisioner makes none."""
         for _ in range(count):
+            name = uuid.uuid4().hex
+            folder = self.folder / "shared" / name
+            folder.mkdir(parents=True)
+            folder.chmod(0o777)
             volume = {
                 "accessModes": ["ReadWriteMany", "ReadWriteOnce"],
                 "capacity": {"storage": "100Gi"},
                 "storageClassName": SHARED,
                 "persistentVolumeReclaimPolicy": "Retain",
-                "hostPath": {"path": str(self.folder / "shared")},
+                "hostPath": {"path": str(folder)},
             }
-            self.apply({"kind": "PersistentVolume", "metadata": {"name": uuid.uuid4().hex}, "spec": volume})
+            self.apply({"kind": "PersistentVolume", "metadata": {"name": name}, "spec": volume})
 
     def _wait_for_accounts(self, namespace: str) -> None:
         """A pod needs the namespace's default account, which a controller makes."""
@@ -231,9 +251,6 @@ class Lab:
             self.apply(body | {"provisioner": provisioner, "reclaimPolicy": "Delete"})
         by_hand = {"kind": "StorageClass", "metadata": {"name": SHARED}}
         self.apply(by_hand | {"provisioner": "kubernetes.io/no-provisioner"})
-        for name in NODES:
-            self._add_node(kwok.node(name, "pool", gpus=2 if name == NODES[-1] else 0))
-        self.add_solo()
 
     def add_solo(self) -> None:
         """Make the node again that a test has deleted."""
@@ -245,7 +262,10 @@ class Lab:
         self.admin.ask("PATCH", f"/api/v1/nodes/{name}/status", body={"status": node["status"]})
 
     def _node_is_ready(self, name: str) -> bool:
-        conditions = self.admin.ask("GET", f"/api/v1/nodes/{name}")["status"].get("conditions", ())
+        try:
+            conditions = self.admin.ask("GET", f"/api/v1/nodes/{name}")["status"].get("conditions", ())
+        except NotThere:
+            return False  # it has not come yet
         return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
     def _api_answers(self) -> bool:

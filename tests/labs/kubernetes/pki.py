@@ -90,8 +90,8 @@ class Pki:
         return path
 
 
-#: loopback, and the first address of the lab's services
-_ADDRESSES = ("127.0.0.1", "10.223.0.1")
+#: loopback, the first address of the lab's services, and a real node's among its pods (node.py)
+_ADDRESSES = ("127.0.0.1", "10.223.0.1", "10.224.0.1")
 
 
 def _name(common: str, group: str = "") -> x509.Name:
