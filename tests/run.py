@@ -117,7 +117,9 @@ def pods() -> bool:
         setup.set_up()
     except CannotStart as error:
         return not steps.give_up(error)
-    return once(setup.marker(), lambda: suite("--pods", "-m", "pods", "--durations=6", workers="0", run=room.run))
+    return once(
+        setup.marker(), lambda: suite("tests/pods", "--pods", "-m", "pods", "--durations=6", workers="0", run=room.run)
+    )
 
 
 def once(mark: Path, act: Callable[[], bool]) -> bool:

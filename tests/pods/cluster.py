@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from instances.providers.kubernetes import build as images
 from tests.browser.conftest import Running
 from tests.labs.kubernetes.cluster import SHARED, Account, Lab
 from tests.portals import ROOT, environment
@@ -26,7 +27,8 @@ row = Provider.objects.create(
     name=given["name"], kind="kubernetes", facility=local.facility, options=given["options"])
 theirs = Image.objects.get(provider=local)
 image = Image.objects.create(
-    provider=row, name=theirs.name, reference=given["image"], services=theirs.services)
+    provider=row, name=theirs.name, reference=given["image"], services=theirs.services,
+    options={"command": given["command"]})
 for plan in Plan.objects.filter(image=theirs):
     here = plan.flavour
     plan.image, plan.flavour = image, Flavour.objects.create(
@@ -47,7 +49,8 @@ def add_row(running: Running, lab: Lab, account: Account, image: str) -> None:
         "uid": UID,
         "gid": GID,
     }
-    given = json.dumps({"name": PROVIDER, "options": options, "image": image})
+    command = images.CONFIG["Cmd"]  # named, so that the agent runs it
+    given = json.dumps({"name": PROVIDER, "options": options, "image": image, "command": command})
     manage(running, "shell", "-c", _ROW, CLUSTER_ROW=given)
     manage(running, "check_provider", PROVIDER, "--confirm")
 

@@ -10,7 +10,7 @@ import pytest
 
 from instances.providers.kubernetes import build as images
 from tests.browser.conftest import Running, chromium, page, start, stop, visitor  # noqa: F401  (fixtures)
-from tests.labs.kubernetes import room
+from tests.labs.kubernetes import node, room
 from tests.labs.kubernetes.build import build_node
 from tests.labs.kubernetes.cluster import NAMESPACE, Account
 from tests.labs.kubernetes.real import RealLab
@@ -21,8 +21,18 @@ from tests.portals import free_port
 HOMES = 4
 
 
+def settings() -> dict[str, str]:
+    """Return the kernel's settings that a kubelet would change for the whole machine."""
+    return {name: Path("/proc/sys", name).read_text() for name in node.TUNABLES}
+
+
 @pytest.fixture(scope="session")
-def lab() -> Iterator[RealLab]:
+def before() -> dict[str, str]:
+    return settings()
+
+
+@pytest.fixture(scope="session")
+def lab(before: dict[str, str]) -> Iterator[RealLab]:
     with RealLab(build_node()) as running:
         running.load(images.archive("jupyter"))
         running.shelve(HOMES)

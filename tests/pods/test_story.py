@@ -19,6 +19,7 @@ from tests.labs.kubernetes.cluster import NAMESPACE
 from tests.labs.kubernetes.real import RealLab
 from tests.pods.ask import Door, Targets, from_pod, from_terminal, make_namespace
 from tests.pods.cluster import GID, UID
+from tests.pods.conftest import settings
 
 pytestmark = [pytest.mark.pods, pytest.mark.root, pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -38,6 +39,16 @@ class TestPods(Story):
         assert "Read-only file system" in terminal(page, "touch /x; touch /opt/jupyter/x")
         assert "CapEff:\t0000000000000000" in terminal(page, "grep CapEff /proc/self/status")
         assert "No such file" in terminal(page, "ls /var/run/secrets/kubernetes.io")
+
+
+class TestTheMachine:
+    """What a node changes on its machine."""
+
+    def test_the_kernel_keeps_its_settings(self, lab: RealLab, before: dict[str, str]) -> None:
+        wanted = {"kernel/panic": "10\n", "kernel/panic_on_oops": "1\n"}
+        seen = {name: (lab.folder / "kernel" / name.replace("/", "_")).read_text() for name in wanted}
+        assert seen == wanted
+        assert settings() == before
 
 
 class TestReach:

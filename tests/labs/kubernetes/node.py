@@ -21,6 +21,24 @@ RUNC, PLUGINS = Path("/usr/sbin/runc"), Path("/usr/lib/cni")
 #: where the controllers' own provisioner makes volumes
 VOLUMES = Path("/tmp/hostpath_pv")
 
+#: kernel settings of the whole machine that a kubelet wants otherwise; it gets files in their place, seen by it alone
+TUNABLES = (
+    *("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"),
+    *("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
+)
+#: $1 a folder, then the command; whatever it mounts elsewhere is everybody's
+_KEEP_KERNEL = f"""
+folder=$1; shift
+mkdir "$folder"
+mount --make-rprivate /proc
+for name in {" ".join(TUNABLES)}; do
+    copy="$folder/$(echo $name | tr / _)"
+    cat /proc/sys/$name >"$copy"
+    mount --bind "$copy" /proc/sys/$name
+done
+exec "$@"
+"""
+
 _UNUSED = (
     *("io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp"),
     *(f"io.containerd.snapshotter.v1.{name}" for name in ("btrfs", "zfs", "devmapper", "erofs", "blockfile")),
@@ -152,4 +170,6 @@ def _kubelet(programs: dict[str, Path], folder: Path, ports: dict[str, int], pki
         "hostname-override": NAME,
         "node-ip": ADDRESS,
     }
-    return [str(programs["kubelet"]), *(f"--{name}={value}" for name, value in flags.items())]
+    apart = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", _KEEP_KERNEL, "kubelet"]
+    command = [str(programs["kubelet"]), *(f"--{name}={value}" for name, value in flags.items())]
+    return [*apart, str(folder / "kernel"), *command]

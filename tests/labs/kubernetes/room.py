@@ -4,8 +4,8 @@
 mounts and its network with the last of them, control groups and files are removed from outside. What a `run` that was
 killed itself has left, the next one removes.
 
-Inside, nothing of the machine's network is there; /run, /tmp, /var/lib and /var/log are as it has them but take no
-change back, nor do the kernel's settings that a kubelet would make. It needs root.
+Inside, nothing of the machine's network is there, and what is written to /run, /tmp, /var/lib and /var/log stays there.
+It needs root.
 """
 
 from __future__ import annotations
@@ -25,28 +25,19 @@ from pathlib import Path
 FOLDER, GROUP = "BEAMPORT_ROOM", "BEAMPORT_ROOM_GROUP"
 PREFIX = "bproom-"
 _CGROUPS = Path("/sys/fs/cgroup")
-#: kernel settings of the whole machine that a kubelet wants otherwise; inside they are files
-_TUNABLES = (
-    *("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"),
-    *("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
-)
 #: $1 the folder, then the command
 _FURNISH = """
 folder=$1; shift
 mount -t tmpfs -o mode=755 run /run
 mount -t tmpfs -o mode=755 log /var/log
-mkdir "$folder/tmp" "$folder/upper" "$folder/work" "$folder/kernel"
+mkdir "$folder/tmp" "$folder/upper" "$folder/work"
 chmod 1777 "$folder/tmp"
 mount --bind "$folder/tmp" /tmp
 mount -t overlay -o "lowerdir=/var/lib,upperdir=$folder/upper,workdir=$folder/work" overlay /var/lib
-for name in TUNABLES; do
-    copy="$folder/kernel/$(echo $name | tr / _)"
-    cat /proc/sys/$name >"$copy"
-    mount --bind "$copy" /proc/sys/$name
-done
+mount --make-rshared /
 ip link set lo up
 exec "$@"
-""".replace("TUNABLES", " ".join(_TUNABLES))
+"""
 
 
 def run(argv: Sequence[str], environment: Mapping[str, str], cwd: Path) -> int:
@@ -83,10 +74,10 @@ def _folder() -> Iterator[Path]:
 
 # ---- control groups ----
 def _hierarchies() -> list[Path]:
-    """Each controller's own tree (cgroup v1), or the one of all (v2)."""
+    """Each controller's own tree (cgroup v1, and v2 beside it), or the one of all (v2)."""
     if (_CGROUPS / "cgroup.controllers").exists():
         return [_CGROUPS]
-    return sorted(path for path in _CGROUPS.iterdir() if (path / "cgroup.procs").exists() and path.name != "unified")
+    return sorted(path for path in _CGROUPS.iterdir() if (path / "cgroup.procs").exists())
 
 
 def _make_groups(name: str) -> None:
