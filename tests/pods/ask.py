@@ -12,12 +12,14 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-from instances.providers.base import ProviderError
+from instances.providers.base import ProviderError, Spec
 from tests.browser.conftest import terminal
 from tests.labs.kubernetes import node
 from tests.labs.kubernetes.real import RealLab
 
 Targets = dict[str, tuple[str, int]]
+#: namespace and labels of the gateway's pods, as the policy admits them
+GATEWAY = ("beamport-gateway", {"app.kubernetes.io/name": "beamport-gateway"})
 
 #: prints {"name": "open" or why not}; the first byte of an answer is not waited for
 _TRY = """
@@ -65,6 +67,11 @@ def from_terminal(page: Page, targets: Targets) -> dict[str, str]:
     """Try from inside an instance, as its person would."""
     text = _TRY.format(targets=targets).strip().encode().hex()
     return _read(terminal(page, f"python3 -c \"exec(bytes.fromhex('{text}'))\"", 60))
+
+
+def from_exec(lab: RealLab, spec: Spec, targets: Targets) -> dict[str, str]:
+    """Try from inside a machine."""
+    return _read(lab.run(spec, "python3", "-c", _TRY.format(targets=targets)))
 
 
 def from_pod(lab: RealLab, namespace: str, labels: dict[str, str], image: str, targets: Targets) -> dict[str, str]:

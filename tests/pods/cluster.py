@@ -39,7 +39,7 @@ for plan in Plan.objects.filter(image=theirs):
 
 def add_row(running: Running, lab: Lab, account: Account, image: str) -> None:
     """Have the portal offer the cluster in its own host's place; the account is the restricted one."""
-    _lay_data(lab, account.namespace, running.data)
+    lay_data(lab, account.namespace, running.data)
     options = {
         "kubeconfig": str(_key(running.state, account)),
         "namespace": account.namespace,
@@ -85,10 +85,10 @@ def _key(state: Path, account: Account) -> Path:
     return path
 
 
-def _lay_data(lab: Lab, namespace: str, data: Path) -> None:
+def lay_data(lab: Lab, namespace: str, data: Path, name: str = CLAIM) -> None:
     """Make the operator's volume of the data, and the claim that instances mount it by."""
     spec: dict[str, Any] = {"accessModes": ["ReadOnlyMany"], "storageClassName": "operators"}
     volume = {"capacity": {"storage": "1Ti"}, "hostPath": {"path": str(data), "type": "Directory"}}
-    lab.apply({"kind": "PersistentVolume", "metadata": {"name": CLAIM}, "spec": spec | volume})
-    wanted = {"resources": {"requests": {"storage": "1Ti"}}, "volumeName": CLAIM}
-    lab.apply({"kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": spec | wanted}, namespace)
+    lab.apply({"kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec | volume})
+    wanted = {"resources": {"requests": {"storage": "1Ti"}}, "volumeName": name}
+    lab.apply({"kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec | wanted}, namespace)

@@ -48,7 +48,7 @@ def account(lab: RealLab) -> Account:
 def running(lab: RealLab, account: Account) -> Iterator[Running]:
     state = Path(os.environ[room.FOLDER]) / "p"
     state.mkdir(mode=0o711)
-    portal = start(state, free_port())
+    portal = start(state, free_port(), 600)
     try:
         add_row(portal, lab, account, images.name("jupyter"))
         yield portal

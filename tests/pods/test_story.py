@@ -17,13 +17,12 @@ from tests.browser.test_story import lab as jupyterlab
 from tests.labs.kubernetes import node
 from tests.labs.kubernetes.cluster import NAMESPACE
 from tests.labs.kubernetes.real import RealLab
-from tests.pods.ask import Door, Targets, from_pod, from_terminal, make_namespace
+from tests.pods.ask import GATEWAY, Door, Targets, from_pod, from_terminal, make_namespace
 from tests.pods.cluster import GID, UID
 from tests.pods.conftest import settings
 
-pytestmark = [pytest.mark.pods, pytest.mark.root, pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.pods, pytest.mark.root, pytest.mark.browser, pytest.mark.timeout(1800)]
 
-GATEWAY = ("beamport-gateway", {"app.kubernetes.io/name": "beamport-gateway"})
 ELSEWHERE = "elsewhere"
 
 
@@ -45,8 +44,8 @@ class TestTheMachine:
     """What a node changes on its machine."""
 
     def test_the_kernel_keeps_its_settings(self, lab: RealLab, before: dict[str, str]) -> None:
-        wanted = {"kernel/panic": "10\n", "kernel/panic_on_oops": "1\n"}
-        seen = {name: (lab.folder / "kernel" / name.replace("/", "_")).read_text() for name in wanted}
+        wanted = {"kernel/panic": "10", "kernel/panic_on_oops": "1"}
+        seen = {name: (lab.folder / "kernel" / name.replace("/", "_")).read_text().strip() for name in wanted}
         assert seen == wanted
         assert settings() == before
 

@@ -63,7 +63,7 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self.kill()
 
-    def wait_until(self, ready: Callable[[], bool], seconds: float = 40.0) -> None:
+    def wait_until(self, ready: Callable[[], bool], seconds: float = 120.0) -> None:
         end = time.monotonic() + seconds
         while not ready():
             if not self.is_alive or time.monotonic() > end:

@@ -7,10 +7,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from instances.providers.base import ProviderError
+from instances.providers.base import ProviderError, Spec
+from instances.providers.kubernetes import manifests
 from instances.providers.kubernetes.build import PATH, pack
 from tests.labs.kubernetes import node, room
-from tests.labs.kubernetes.cluster import COMPONENTS, Lab, Object, free_ports
+from tests.labs.kubernetes.cluster import COMPONENTS, NAMESPACE, Lab, Object, free_ports
 from tests.labs.kubernetes.processes import DidNotStart
 
 _NETWORK = {"net/ipv4/ip_forward": 1, "net/bridge/bridge-nf-call-iptables": 1, "net/bridge/bridge-nf-call-ip6tables": 1}
@@ -76,11 +77,23 @@ class RealLab(Lab):
         except ProviderError:
             return {}
 
+    def address(self, spec: Spec) -> str:
+        """Return where a machine's pod is."""
+        return str(self.pod(NAMESPACE, manifests.pod(spec.name))["status"]["podIP"])
+
+    def run(self, spec: Spec, *argv: str) -> str:
+        """Run a command in a machine and return all it says; empty while there is none to run it in."""
+        words = ["exec", manifests.pod(spec.name), "--container", manifests.MAIN, "--", *argv]
+        return self._kubectl(NAMESPACE, *words).stdout
+
     def log(self, namespace: str, name: str) -> str:
         """Return what a pod has printed."""
+        return self._kubectl(namespace, "logs", name).stdout
+
+    def _kubectl(self, namespace: str, *words: str) -> subprocess.CompletedProcess[str]:
         config = self.pki.folder / "admin.conf"
-        argv = [str(self.made["kubectl"]), f"--kubeconfig={config}", f"--namespace={namespace}", "logs", name]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+        argv = [str(self.made["kubectl"]), f"--kubeconfig={config}", f"--namespace={namespace}", *words]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=300)
 
 
 def _lay_network() -> None:

@@ -69,7 +69,15 @@ def _folder() -> Iterator[Path]:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a room's folder, its lock last: who is interrupted here leaves what the next one can tell is left."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---- control groups ----
@@ -104,7 +112,7 @@ def _sweep() -> None:
         with contextlib.suppress(OSError), open(folder / ".lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove_groups(folder.name)
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
 
 # ---- process 1 of a room ----
