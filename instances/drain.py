@@ -36,10 +36,9 @@ def end(provider: Provider, *, by: User) -> None:
 
 
 def check(provider: Provider) -> None:
-    """Raise Draining where nothing may be started now."""
-    row = Provider.objects.filter(pk=provider.pk, draining_at__isnull=False).first()
-    if row is not None:
-        raise Draining(sentence(row))
+    """Raise Draining where nothing may be started; the row is to be a fresh one."""
+    if provider.is_draining:
+        raise Draining(sentence(provider))
 
 
 def sentence(provider: Provider) -> str:

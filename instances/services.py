@@ -22,7 +22,7 @@ from instances.errors import (
     WrongFacility,
 )
 from instances.lifecycle import SERVED, State, Target
-from instances.models import WITHOUT_EXPERIMENT, Home, Instance, Member, Plan
+from instances.models import WITHOUT_EXPERIMENT, Home, Instance, Member, Plan, Provider
 from instances.providers.base import ProviderError
 from portal import audit
 from portal.lib.errors import BadRequest, Forbidden, NotFound
@@ -54,16 +54,16 @@ def request_instance(
         return known
     chosen = _visible(user, experiments)
     facility = _facility(user, plan, chosen)
-    _check_plan(plan, facility)
-    drain.check(plan.image.provider)
+    provider = _provider(plan, facility)
+    drain.check(provider)
     quotas.check_and_reserve(user, account)
     instance = Instance.objects.create(
         name=name,
         owner=user,
         facility=facility,
         plan=plan,
-        provider=plan.image.provider,
-        home=homes.get_or_make(user, facility, plan.image.provider),
+        provider=provider,
+        home=homes.get_or_make(user, facility, provider),
         idempotency_key=idempotency_key,
         by_role=not chosen,
     )
@@ -110,12 +110,14 @@ def _facility(user: User, plan: Plan, experiments: list[Experiment]) -> Facility
     return facility
 
 
-def _check_plan(plan: Plan, facility: Facility) -> None:
-    offered = Plan.objects.filter(pk=plan.pk, enabled=True, image__provider__enabled=True)
-    if not offered.exists():
+def _provider(plan: Plan, facility: Facility) -> Provider:
+    """Return what carries a plan's instances, as it is now."""
+    provider = Provider.objects.filter(enabled=True, images__plans__pk=plan.pk, images__plans__enabled=True).first()
+    if provider is None:
         raise NotFound("This plan is not offered.", next_step="Choose one of the plans on the page.")
-    if plan.image.provider.facility_id not in (None, facility.pk):
+    if provider.facility_id not in (None, facility.pk):
         raise WrongFacility
+    return provider
 
 
 # ---- verbs on an instance ----

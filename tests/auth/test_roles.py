@@ -53,6 +53,7 @@ EXPECTED = {
     "erase-user": {"admin"},
     "manage-policies": {"admin"},
     "stop-any-instance": RUN,
+    "run-providers": RUN,
     "see-all-instances": RUN | {"it-support"},
     "see-current-instances": RUN | {"it-support", "instrument-control"},
     "see-instances-of-instrument": RUN | {"it-support", "instrument-scientist"},

@@ -5,7 +5,7 @@ It never gives up. What a list or a watch lacks proves nothing: `look` does.
 
 from __future__ import annotations
 
-import random
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +28,7 @@ COMPARED = 200.0
 _SHORTEST, _LONGEST = 0.1, 30.0
 #: how many uids are kept of what is gone
 _REMEMBERED = 5000
+_DICE = secrets.SystemRandom()
 _INITIAL_END = "k8s.io/initial-events-end"
 
 Object = dict[str, Any]
@@ -127,7 +128,7 @@ class Reflector:
                 self._version = ""
             lasted = time.monotonic() - began
             pause = _SHORTEST if lasted > _LONGEST else min(_LONGEST, pause * 2)
-            self._closed.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  (jitter)
+            self._closed.wait(pause * _DICE.uniform(0.5, 1.0))
 
     def _note_break(self, error: ProviderError) -> None:
         if self._closed.is_set():
@@ -151,7 +152,7 @@ class Reflector:
         self._listen(query)
 
     def _listen(self, query: dict[str, str]) -> None:
-        seconds = random.randint(240, 300)  # noqa: S311  (no two watches end together)
+        seconds = _DICE.randint(240, 300)  # no two watches end together
         self.counts.watches += 1
         initial: dict[str, Object] | None = {} if "sendInitialEvents" in query else None
         try:

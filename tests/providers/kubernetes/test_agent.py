@@ -22,10 +22,10 @@ def test_a_machine_with_a_command_has_the_agent(cloud, lab, make_spec):
     cloud.create(wanted)
     until(lambda: cloud.look(wanted.name).phase is Phase.RUNNING)
     pod = lab.admin.get("pods", f"{wanted.name}-0")
-    address = pod["status"]["podIP"]
+    address, uid = pod["status"]["podIP"], pod["metadata"]["uid"]
     assert cloud.look(wanted.name).endpoints == (
-        Endpoint("jupyter", "tcp", host=address, port=8888),
-        Endpoint("agent", "tcp", host=address, port=9810),
+        Endpoint("jupyter", "tcp", host=address, port=8888, uid=uid),
+        Endpoint("agent", "tcp", host=address, port=9810, uid=uid),
     )
     data = {
         name: base64.b64decode(text).decode() for name, text in lab.admin.get("secrets", wanted.name)["data"].items()

@@ -206,7 +206,7 @@ def test_a_build_past_its_deadline_is_taken_back_in_the_same_step(
     Image.objects.update(reference=f"lab/{image}:1")
     end = time.monotonic() + 30
     while instance.reason != reason:
-        assert time.monotonic() < end, f"{instance.state} ({instance.reason}: {instance.detail})"
+        assert time.monotonic() < end, f"{instance.state}: {clouds.cloud_of(instance.provider).look(instance.ref)}"
         reconcile.run(instance.pk)
         instance.refresh_from_db()
         time.sleep(0.1)
@@ -326,7 +326,7 @@ def reach(instance, state):
     """Reconcile as a worker does until the instance is in this state."""
     end = time.monotonic() + 30
     while instance.state != state:
-        assert time.monotonic() < end, f"{instance.state} ({instance.reason}: {instance.detail})"
+        assert time.monotonic() < end, f"{instance.state}: {clouds.cloud_of(instance.provider).look(instance.ref)}"
         reconcile.run(instance.pk)
         instance.refresh_from_db()
         time.sleep(0.05)

@@ -456,12 +456,16 @@ def test_a_namespace_that_nobody_confirmed_is_not_used(another):
 
 
 # ---- an operator's hand ----
+def uids_of(objects):
+    return [one["metadata"]["uid"] for one in objects]
+
+
 def test_a_pod_that_somebody_deletes_is_made_again(hand):
     name = hand.running()
     uid = hand.pod(name)["metadata"]["uid"]
     hand.admin.delete(PODS, f"{name}-0", uid)
     end = time.monotonic() + 20
-    while hand.provider.look(name).phase is not Phase.RUNNING or hand.pod(name)["metadata"]["uid"] == uid:
+    while hand.provider.look(name).phase is not Phase.RUNNING or uid in uids_of(hand.pods(name)):
         assert time.monotonic() < end
         time.sleep(0.05)
 
