@@ -230,7 +230,7 @@ class Lab:
             folder.chmod(0o777)
             volume = {
                 "accessModes": ["ReadWriteMany", "ReadWriteOnce"],
-                "capacity": {"storage": "100Gi"},
+                "capacity": {"storage": "10Gi"},
                 "storageClassName": SHARED,
                 "persistentVolumeReclaimPolicy": "Retain",
                 "hostPath": {"path": str(folder)},
