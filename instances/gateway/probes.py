@@ -105,17 +105,20 @@ class Probes:
             return None
 
     async def _report(self) -> None:
-        """Look at every served instance and send what was seen."""
+        """Look at every served instance and send what was seen; a look that fails costs its own row alone."""
         gate = asyncio.Semaphore(_AT_ONCE)
+        rows: list[dict[str, Any]] = []
 
-        async def look(route: Route) -> dict[str, Any]:
+        async def look(route: Route) -> None:
             async with gate:
-                return await self._look(route)
+                rows.append(await self._look(route))
 
         served = [route for route in self._routes if route.served and self.leads]
         named = {route.instance for route in served}
         self._activity_due = {instance: due for instance, due in self._activity_due.items() if instance in named}
-        await self._send(await asyncio.gather(*(look(route) for route in served)))
+        # each is a task of its own, whose error its owner logs
+        await asyncio.gather(*(self._spawn(look(route)) for route in served), return_exceptions=True)
+        await self._send(rows)
 
     async def send_usage(self) -> None:
         await self._send([])

@@ -267,6 +267,22 @@ def test_many_that_hang_keep_no_report_back(gateway, monkeypatch):
     assert again == [], "none is asked twice at a time"
 
 
+def test_a_look_that_fails_costs_no_other_row(gateway, monkeypatch):
+    for slug in ("alpha1234", "breaks123", "gamma1234"):
+        gateway.instance(slug)
+    probes = gateway.gateway.probes
+    look = probes._look
+
+    async def breaks(route):
+        if route.slug == "breaks123":
+            raise RuntimeError("nobody thought of that")
+        return await look(route)
+
+    monkeypatch.setattr(probes, "_look", breaks)
+    assert set(report(gateway)) == {gateway.portal.routes[slug]["instance"] for slug in ("alpha1234", "gamma1234")}
+    gateway.until(lambda: "nobody thought of that" in gateway.log)
+
+
 def test_what_came_from_a_place_that_was_withdrawn_does_not_count(gateway):
     answered = asyncio.Event()
 
