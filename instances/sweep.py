@@ -14,7 +14,7 @@ import structlog
 from django.conf import settings
 
 from auth import retention
-from instances import clouds, jobs, reconcile, transitions
+from instances import clouds, reconcile, transitions
 from instances.lifecycle import MOVING, Phase, State, Step
 from instances.models import GatewaySession, Home, Instance, Leftover, Provider, Ticket
 from instances.providers.base import Observation, ProviderError
@@ -28,14 +28,6 @@ EVERY = timedelta(seconds=4)
 GRACE = timedelta(seconds=60)
 
 Runner = Callable[[int, Observation | None], object]
-
-
-def sweep_due(runner: Runner = reconcile.run) -> int:
-    """Sweep the providers whose turn it is; return how many."""
-    due = [row for row in Provider.objects.filter(enabled=True) if jobs.claim(f"sweep:{row.pk}", EVERY)]
-    for row in due:
-        sweep(row, runner)
-    return len(due)
 
 
 def sweep(row: Provider, runner: Runner = reconcile.run) -> None:

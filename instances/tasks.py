@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from instances import reconcile, sweep
+from instances import reconcile
 from portal.celery import app
 from portal.lib import bus
 
@@ -13,12 +13,6 @@ from portal.lib import bus
 def reconcile_instance(pk: int) -> None:
     """Take the steps of one instance until it must wait."""
     reconcile.run(pk)
-
-
-@app.task(name="instances.sweep", ignore_result=True)
-def sweep_providers() -> None:
-    """Look at all machines of every provider whose sweep is due."""
-    sweep.sweep_due()
 
 
 def _send(pk: int) -> None:

@@ -105,7 +105,7 @@ class Ticker(threading.Thread):
         for row in self._tend():
             # a provider that hangs holds its own sweep alone, and is not asked again before it has answered
             if ("sweep", row.pk) not in self._busy and jobs.claim(f"sweep:{row.pk}", sweep.EVERY):
-                self._submit(("sweep", row.pk), partial(sweep.sweep, row, self._reconcile))
+                self._submit(("sweep", row.pk), partial(self._sweep, row))
             if jobs.claim(f"homes:{row.pk}", EACH_MINUTE):
                 self._submit(("homes", row.pk), partial(sweep.measure_homes, row))
             self._watch(row)
@@ -120,11 +120,18 @@ class Ticker(threading.Thread):
         """Return the providers that are this worker's, and end what it has of the others."""
         enabled = Provider.objects.filter(enabled=True)
         mine = {row.pk: row for row in enabled if jobs.hold(f"tend:{row.pk}", self._me, TENDED)}
-        for pk in self._tended.keys() - mine.keys():
-            log.info("provider let go", provider=self._tended[pk].name)
-            clouds.drop(self._tended[pk])
-        self._tended = mine
+        lost, self._tended = [row for pk, row in self._tended.items() if pk not in mine], mine
+        for row in lost:
+            log.info("provider let go", provider=row.name)
+            clouds.drop(row)
         return list(mine.values())
+
+    def _sweep(self, row: Provider) -> None:
+        """Sweep unless another has taken the provider over: a list may open watches, which nobody here would end."""
+        if row.pk in self._tended:
+            sweep.sweep(row, self._reconcile)
+        if row.pk not in self._tended:
+            clouds.drop(row)
 
     # ---- events of providers ----
     def _watch(self, row: Provider) -> None:

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 from django.db.models import F, Model
 
-from instances import reconcile, sweep, transitions
+from instances import jobs, reconcile, sweep, transitions
 from instances.lifecycle import SERVED, Phase, State
-from instances.models import Instance, Job, Leftover
+from instances.models import Instance, Job, Leftover, Provider
 from instances.providers.memory import MemoryProvider
 from instances.transitions import lease_free
 from portal.lib.clock import Now
@@ -38,7 +38,9 @@ def forward(seconds: float) -> None:
 
 def work() -> None:
     """Do what a worker's ticker does in a round: sweep, due instances, leftovers."""
-    sweep.sweep_due()
+    for row in Provider.objects.filter(enabled=True):
+        if jobs.claim(f"sweep:{row.pk}", sweep.EVERY):
+            sweep.sweep(row)
     due = Instance.objects.filter(lease_free(), due_at__lte=Now()).alive().order_by("due_at")
     for pk in list(due.values_list("pk", flat=True)):
         reconcile.run(pk)

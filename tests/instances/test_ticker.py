@@ -158,13 +158,6 @@ def test_a_task_takes_the_steps(request_one, cloud):
     assert instance.state == "starting"
 
 
-def test_the_sweep_task_sweeps_each_provider_once(active, cloud):
-    cloud.calls.clear()
-    for _ in range(3):
-        tasks.sweep_providers()
-    assert [verb for verb, _ in cloud.calls] == ["observe"]
-
-
 # ---- jobs ----
 def test_a_job_is_claimed_by_one_of_many(db):
     assert run_all(lambda: jobs.claim("one", timedelta(hours=1)), 20).count(True) == 1
@@ -254,6 +247,40 @@ def test_a_worker_that_was_replaced_ends_what_it_holds(no_redis, provider, cloud
         until(watched.closed.is_set)
     finally:
         ticker.stop()
+
+
+def test_a_sweep_that_waited_until_another_has_taken_over_is_not_done(no_redis, provider, cloud):
+    """The pool may be busy for longer than a provider stays with a silent worker."""
+    ticker, busy = Ticker(pool=1), threading.Event()
+    cloud.calls.clear()
+    try:
+        ticker._submit("busy", lambda: busy.wait(60))
+        ticker._each_second()
+        assert ("sweep", provider.pk) in ticker._busy
+        Job.objects.filter(name=f"tend:{provider.pk}").update(
+            holder=uuid.uuid4(), due_at=clock.now() + timedelta(hours=1)
+        )
+        ticker._each_second()
+        busy.set()
+        until(lambda: not ticker._busy)
+    finally:
+        busy.set()
+        ticker.stop()
+    assert "observe" not in [verb for verb, _ in cloud.calls]
+
+
+def test_what_a_sweep_opens_while_another_takes_over_is_ended(provider, cloud, monkeypatch):
+    ticker, opened = Ticker(pool=1), Watched(cloud)
+    ticker._tended = {provider.pk: provider}
+
+    def overtaken(row, runner):
+        ticker._tended = {}
+        use_cloud(provider, opened)
+
+    monkeypatch.setattr(sweep, "sweep", overtaken)
+    ticker._sweep(provider)
+    until(opened.closed.is_set)
+    ticker.stop()
 
 
 # ---- expired rows ----
