@@ -34,7 +34,7 @@ from instances.lifecycle import Phase
 from instances.providers.base import ImageSpec, ProviderUnavailable, Spec
 from instances.providers.kubernetes import KubernetesProvider, manifests
 from tests.labs.kubernetes import build
-from tests.labs.kubernetes.cluster import ACCOUNT_NAME, NAMESPACE, SHARED, Account, Lab
+from tests.labs.kubernetes.cluster import ACCOUNT_NAME, NAMESPACE, NODES, SHARED, Account, Lab
 from tests.providers.contract import plain_spec
 
 IMAGE = ImageSpec("JupyterLab", "lab/jupyter:1")
@@ -142,6 +142,16 @@ def clear(provider: KubernetesProvider) -> None:
 
 
 # ---- many ----
+def make_room(lab: Lab, instances: int) -> None:
+    """Give the nodes room for so many machines."""
+    room = {"cpu": str(8 * instances), "memory": f"{64 * instances}Gi", "pods": str(2 * instances)}
+    for name in NODES:
+        status = lab.admin.ask("GET", f"/api/v1/nodes/{name}")["status"]
+        status["allocatable"] |= room
+        status["capacity"] |= room
+        lab.admin.ask("PATCH", f"/api/v1/nodes/{name}/status", body={"status": status})
+
+
 def fill(provider: KubernetesProvider, instances: int) -> list[str]:
     """Make machines and wait until their pods run."""
 
@@ -310,6 +320,7 @@ def main(argv: list[str] | None = None) -> int:
         provider = KubernetesProvider(options)
         say("machine", cores=os.cpu_count(), load=os.getloadavg()[0])
         starts(provider, given.rounds, given.at_once)
+        make_room(lab, given.instances)
         many(lab, provider, options, given.instances, given.seconds)
         outside(lab, options, given.rounds)
     return 0
