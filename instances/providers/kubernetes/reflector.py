@@ -58,6 +58,8 @@ class Reflector:
 
     def __post_init__(self) -> None:
         self._objects: dict[str, Object] = {}
+        #: what somebody has read or written that the last list may be too old for
+        self._learnt: dict[str, Object] = {}
         #: uids that are never to come again, the oldest first
         self._gone: dict[str, None] = {}
         self._version = ""
@@ -82,8 +84,8 @@ class Reflector:
     def learn(self, found: Object) -> None:
         """Take an object that somebody has just read or written, unless something newer is known."""
         with self._lock:
-            if self._listed.is_set():
-                self._take(found)
+            if self._listed.is_set() and self._take(found):
+                self._learnt[found["metadata"]["name"]] = found
 
     def known(self, name: str) -> str:
         """Return the uid of the object of this name; empty for none. To be asked before a look, for `bury`."""
@@ -117,12 +119,12 @@ class Reflector:
             began = time.monotonic()
             try:
                 self._round()
-                pause = _SHORTEST
-                continue
             except Expired:
                 self._version = ""
             except ProviderError as error:
                 self._note_break(error)
+                if began - self._alive_at > STALE:
+                    self._version = ""  # of a cluster that was restored it may lie in the future for ever
             except Exception:
                 log.exception("reflector", kind=self.kind)
                 self._version = ""
@@ -143,6 +145,9 @@ class Reflector:
         if self._version and time.monotonic() - self._compared_at > COMPARED:
             self._compare()
         query = {"labelSelector": self.selector, "allowWatchBookmarks": "true"}
+        if not self._version:
+            with self._lock:
+                self._learnt = {}
         if not self._version and not self.streams_lists:
             self._swap(*self._list())
         if self._version:
@@ -213,8 +218,11 @@ class Reflector:
             query = {"labelSelector": self.selector, "limit": str(PAGE), "continue": more}
 
     def _swap(self, found: dict[str, Object], version: str) -> None:
+        """Take a list for what is there, but for what somebody has read or written since."""
         with self._lock:
             before = self._objects
+            self._prune(version)
+            found |= self._learnt
             self._objects = {n: o for n, o in found.items() if o["metadata"]["uid"] not in self._gone}
             self._version, self._alive_at = version, time.monotonic()
             self._compared_at = self._alive_at
@@ -228,6 +236,7 @@ class Reflector:
         """List everything as it was at the version that the watch has reached: it must be what the watch has told."""
         found, version = self._list(resourceVersion=self._version, resourceVersionMatch="Exact")
         with self._lock:
+            self._prune(version)
             known = {n: o["metadata"]["uid"] for n, o in self._objects.items() if not _older(version, _version(o))}
             newer = self._objects.keys() - known.keys()
             listed = {n: o["metadata"]["uid"] for n, o in found.items() if o["metadata"]["uid"] not in self._gone}
@@ -239,6 +248,10 @@ class Reflector:
             self._swap(found, version)
 
     # ---- the objects (under the lock) ----
+    def _prune(self, version: str) -> None:
+        """Forget what was learnt before a list of this version: it says the same, or something newer."""
+        self._learnt = {name: one for name, one in self._learnt.items() if _older(version, _version(one))}
+
     def _take(self, found: Object) -> bool:
         metadata = found["metadata"]
         known = self._objects.get(metadata["name"])

@@ -278,6 +278,53 @@ def test_a_list_after_an_outage_tells_what_has_changed(running, cluster):
     assert heard.empty()
 
 
+def test_what_was_read_while_a_list_came_is_newer_than_the_list(running, cluster):
+    """A start that was just sent must not be undone in the snapshot: stopped would mean that it has ended again."""
+    one, heard, lines = running
+    one.learn(thing("b", 9))  # which the list is to replace
+    again = cluster.watch()
+    lines.put(expired())
+    again.put(event("ADDED", thing("a", 3)))
+    _until(lambda: len(cluster.asked) == 2)
+    one.learn(thing("a", 50))
+    one.learn(thing("n", 51))
+    again.put(bookmark(30, **END))
+    assert heard.get(timeout=10)[0] == "b"
+    versions = {name: found["metadata"]["resourceVersion"] for name, found in one.snapshot().items()}
+    assert versions == {"a": "50", "n": "51"}
+    again.put(event("DELETED", thing("n", 52)))
+    assert heard.get(timeout=10) == ("n", None)
+
+
+def test_a_watch_that_ends_at_once_is_not_asked_for_again_at_once(running, cluster):
+    """A proxy that has lost its server may answer so as fast as it can."""
+    one, _, lines = running
+    for _ in range(200):
+        cluster.answers.put(iter(()))
+    lines.put(None)
+    time.sleep(2.0)
+    assert 2 <= one.counts.watches < 20
+
+
+def test_a_version_that_leads_nowhere_is_given_up(running, cluster, monkeypatch):
+    """After a restore the cluster counts from earlier on: what was seen last never comes again."""
+    monkeypatch.setattr(reflector, "STALE", 0.0)
+    one, _, lines = running
+    cluster.answers.put((504, b"Too large resource version"))
+    again = cluster.watch()
+    lines.put(None)
+    for line in (event("ADDED", thing("a", 2)), bookmark(4, **END)):
+        again.put(line)
+    _until(lambda: len(cluster.asked) == 3)
+    monkeypatch.setattr(reflector, "STALE", 100.0)
+    _until(lambda: _version_of(one.snapshot(), "a") == "2")
+    assert "resourceVersion" not in cluster.asked[-1]
+
+
+def _version_of(found, name) -> str:
+    return str(found[name]["metadata"]["resourceVersion"])
+
+
 def _until(done) -> None:
     end = time.monotonic() + 20
     while not done():
