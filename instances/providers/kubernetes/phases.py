@@ -62,7 +62,7 @@ def judge(seen: Sight) -> Verdict:
 def wants_events(seen: Sight) -> bool:
     """Whether the table would read events: asked for then only, as there are many of them."""
     absent = seen.wanted == 1 and seen.pod is None and not seen.deleted_at
-    stuck = seen.waiting in ("ContainerCreating", "CreateContainerError") and seen.placed_for > FLASH
+    stuck = seen.waiting in ("ContainerCreating", "CreateContainerError") and seen.waits_for > FLASH
     return absent or stuck or seen.pod_phase == "Failed"
 
 
@@ -116,7 +116,7 @@ def _waiting(seen: Sight) -> Verdict:
     unmounted = seen.told("FailedMount", "FailedAttachVolume")
     if row.patience is None:
         return Verdict(Phase.PENDING, "mount-missing" if unmounted else "", unmounted)
-    phase = Phase.FAILED if seen.placed_for >= row.patience else Phase.PENDING
+    phase = Phase.FAILED if seen.waits_for >= row.patience else Phase.PENDING
     return Verdict(phase, row.reason, seen.waits_because or unmounted)
 
 

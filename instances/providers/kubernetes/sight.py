@@ -84,10 +84,10 @@ class Sight:
         return max(0.001, self.now - seconds(since))
 
     @cached_property
-    def placed_for(self) -> float:
-        """How long the pod has had its node."""
-        since = self.conditions.get("PodScheduled", {}).get("lastTransitionTime") or self._created
-        return self.now - seconds(since)
+    def waits_for(self) -> float:
+        """How long the main container has waited: since the pod has its node, or since it ended last."""
+        placed = self.conditions.get("PodScheduled", {}).get("lastTransitionTime") or self._created
+        return self.now - max(seconds(placed), seconds(self.ending.get("finishedAt")))
 
     @property
     def _created(self) -> str:

@@ -74,6 +74,13 @@ CASES = {
     "config for long": (machine(), waits("CreateContainerConfigError", created=30), (), P.FAILED, "pod-refused"),
     "bad command": (machine(), waits("RunContainerError", created=60), (), P.FAILED, "pod-refused"),
     "not created": (machine(), waits("CreateContainerError", created=59), (), P.PENDING, "pod-refused"),
+    "not created again yet": (
+        machine(),
+        waits("CreateContainerError", phase="Running", created=7000, last=CRASHED, restarts=1),
+        (),
+        P.PENDING,
+        "pod-refused",
+    ),
     "being created": (machine(), waits("ContainerCreating", created=300), (), P.PENDING, ""),
     "volume stuck": (
         machine(),
