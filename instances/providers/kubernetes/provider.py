@@ -338,7 +338,7 @@ class KubernetesProvider:
 
         Each of two that want it says so first and looks for the other then, so at most one goes on.
         """
-        key, exclusive = found["metadata"]["labels"].get(manifests.HOME), {}
+        key, exclusive, began = found["metadata"]["labels"].get(manifests.HOME), {}, time.monotonic()
         if key and not homes.is_shared(self.cluster):
             exclusive = {manifests.WANTS_HOME: None}
             self._patch(found, {}, **{manifests.WANTS_HOME: self._at(0)})
@@ -348,6 +348,8 @@ class KubernetesProvider:
                 self._patch(found, {}, **exclusive)
                 raise
         self._post_secret(found)
+        if exclusive and time.monotonic() - began > homes.TAKING / 2:
+            raise ProviderUnavailable(f"it took so long that another machine may have taken home {key} meanwhile")
         # events from before the start are not about it; they say whole seconds, so those of this one are left out too
         self._patch(found, {"replicas": 1, **changed}, **{manifests.STARTED: self._at(1)}, **exclusive)
 
