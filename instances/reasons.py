@@ -6,7 +6,10 @@ Codes that a provider adds are shown with a general sentence; the list is in doc
 from __future__ import annotations
 
 #: reasons whose sentence says too little without the provider's own text
-DETAILED = frozenset({"mount-missing", "ended", "failed", "node-lost"})
+DETAILED = frozenset({"mount-missing", "ended", "failed", "node-lost", "delete-hangs"})
+
+#: reasons of what goes on, and does not end before an operator has looked
+ALARMING = frozenset({"delete-hangs"})
 
 #: reasons of a failed build that are the host's fault: worth one more try on another machine
 HOST_FAULTS = frozenset({"host-failed", "no-capacity", "image-pull-failed", "provider-lost-it"})

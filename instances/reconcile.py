@@ -196,6 +196,8 @@ def _learn(instance: Instance, lease: uuid.UUID, seen: Observation) -> bool:
     tells = seen.phase in (Phase.RUNNING, Phase.PENDING, Phase.UNKNOWN) and instance.state != State.ERROR
     if tells and seen.reason and seen.reason != instance.reason:
         news |= {"reason": seen.reason, "detail": explain(instance, seen.reason, seen.detail)}
+        if seen.reason in reasons.ALARMING:
+            log.error("an operator has to look", instance=str(instance.uid), reason=seen.reason, detail=seen.detail)
     return not news or transitions.note(instance, lease=lease, **news)
 
 

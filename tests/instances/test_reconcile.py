@@ -392,6 +392,22 @@ def test_who_has_the_home_is_named(active, request_one, provider, alice, monkeyp
     assert "Stop the other machine, then retry." in third.detail
 
 
+def test_a_deletion_that_hangs_says_what_holds_it_and_calls_an_operator_once(active, cloud, alice, monkeypatch):
+    monkeypatch.setattr(cloud, "delete", lambda ref: None)
+    services.delete(active, by=alice)
+    settle(active, 1)
+    alarms = Mock()
+    monkeypatch.setattr(reconcile.log, "error", alarms)
+    cloud.happen(active.ref, Phase.PENDING, reason="delete-hangs", detail="held by lab/hold")
+    for _ in range(3):
+        forward(20)
+        settle(active, 1)
+    assert (active.state, active.reason) == ("deleting", "delete-hangs")
+    assert "held by lab/hold" in active.detail
+    alarms.assert_called_once()
+    assert alarms.call_args.kwargs["detail"] == "held by lab/hold"
+
+
 def test_who_waits_for_a_turn_does_not_run_out_of_time(request_one, provider, settings):
     busy = refusal(NoCapacity, "waiting-for-turn", "4 machines are starting just now")
     use_cloud(provider, faulty.FailsAt(options(provider), "create", busy, times=1))
