@@ -52,28 +52,28 @@ def find(provider: Provider, begins: str) -> Found:
     return Found(new, [one for one in flavours if one.name not in has_flavour], survey)
 
 
-@transaction.atomic
 def take(provider: Provider, begins: str, *, by: User) -> Found:
     """Make rows of what is new."""
     found = find(provider, begins)
-    for image in found.images:
-        Image.objects.get_or_create(
-            provider=provider, name=image.name[:100], defaults={"reference": image.reference, "services": _JUPYTER}
+    with transaction.atomic():
+        for image in found.images:
+            Image.objects.get_or_create(
+                provider=provider, name=image.name[:100], defaults={"reference": image.reference, "services": _JUPYTER}
+            )
+        for one in found.flavours:
+            sizes = {"cores": one.cores, "memory": one.memory, "disk": one.disk, "gpus": one.gpus}
+            Flavour.objects.get_or_create(
+                provider=provider,
+                name=one.name[:100],
+                defaults=sizes | {"gpu_kind": one.gpu_kind[:50], "reference": one.reference},
+            )
+        audit.record(
+            "provider.import",
+            actor=by,
+            about=("provider", provider.name),
+            images=len(found.images),
+            flavours=len(found.flavours),
         )
-    for one in found.flavours:
-        sizes = {"cores": one.cores, "memory": one.memory, "disk": one.disk, "gpus": one.gpus}
-        Flavour.objects.get_or_create(
-            provider=provider,
-            name=one.name[:100],
-            defaults=sizes | {"gpu_kind": one.gpu_kind[:50], "reference": one.reference},
-        )
-    audit.record(
-        "provider.import",
-        actor=by,
-        about=("provider", provider.name),
-        images=len(found.images),
-        flavours=len(found.flavours),
-    )
     return found
 
 

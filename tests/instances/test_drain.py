@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 
 from auth.models import User
-from instances import clouds, drain, services, sweep
+from instances import clouds, drain, imports, services, sweep
 from instances.errors import Draining
 from instances.lifecycle import Phase, State, Target
 from instances.models import Flavour, Image, Instance, Plan, Provider
@@ -166,6 +167,15 @@ def test_an_operator_imports_what_is_new_after_seeing_it(provider, browser, clou
     Flavour.objects.filter(provider=provider, name="small").update(cores=2)
     assert "0 images and 0 flavours are new" in browser.post(address, {"begins": "site/"}).content.decode()
     assert not Plan.objects.exists()
+
+
+def test_no_transaction_waits_for_a_provider_that_is_asked_what_there_is(
+    provider, cloud, operator, monkeypatch, transactional_db
+):
+    inside = []
+    monkeypatch.setattr(cloud, "images", lambda: inside.append(connection.in_atomic_block) or [])
+    imports.take(provider, "site/", by=operator)
+    assert inside == [False]
 
 
 def test_a_provider_that_is_away_is_said_to_the_operator(provider, browser):
