@@ -37,7 +37,11 @@ NAMESPACE, NODES = Right("", "namespaces", "get"), Right("", "nodes", "list")
 #: by a ClusterRole, for an import of what the cluster offers and nothing else
 CLASSES = Right("storage.k8s.io", "storageclasses", "list")
 #: what would let somebody who takes the portal over read every session's token, or enter every session
-FORBIDDEN = (*_rights("", "secrets", "get list watch"), *_rights("", "pods/exec", "create get"))
+FORBIDDEN = (
+    *_rights("", "secrets", "get list watch"),
+    *_rights("", "pods/exec pods/attach pods/portforward", "create get"),
+    *_rights("", "pods/ephemeralcontainers", "patch update"),
+)
 
 
 def granted(right: Right, rules: Iterable[Mapping[str, Any]], namespace: str = "") -> bool:
