@@ -78,7 +78,7 @@ def _cannot_run(item: pytest.Item) -> str:
     if item.get_closest_marker("browser") and not shutil.which("chromium"):
         return "needs Chromium: apt-get install chromium"
     if item.get_closest_marker("kubernetes") and not kubernetes.is_built():
-        return "needs the Kubernetes lab: python -m tests.labs.kubernetes build"
+        return "needs the Kubernetes lab: make kubernetes-lab"
     return ""
 
 

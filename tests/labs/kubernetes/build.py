@@ -37,7 +37,8 @@ _STAMPS = {
     "buildDate": "1970-01-01T00:00:00Z",
 }
 _LINK = " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{name}={value}" for name, value in _STAMPS.items())])
-_BUILD = ("go", "build", "-trimpath", "-tags", "providerless", "-ldflags", _LINK)
+_BUILD = ("build", "-trimpath", "-tags", "providerless", "-ldflags", _LINK)
+_NEEDED = "Go 1.26 or newer is needed: https://go.dev/dl"
 _ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -mod=readonly -p=2"}
 
 
@@ -58,7 +59,7 @@ class Made:
     @property
     def digest(self) -> str:
         """What tells two builds apart."""
-        total = hashlib.sha256(repr((self.programs, _BUILD, _ENVIRONMENT)).encode())
+        total = hashlib.sha256(repr((self.programs, ("go", *_BUILD), _ENVIRONMENT)).encode())
         for name in ("go.mod", "go.sum", *self.sources):
             total.update((self.module / name).read_bytes())
         return total.hexdigest()[:12]
@@ -116,16 +117,29 @@ def build_node() -> dict[str, Path]:
 
 
 def _make(made: Made) -> None:
+    go = _go()
     temporary = Path(tempfile.mkdtemp(prefix=f".{made.kind}-", dir=CACHE))
     try:
         for name, package in made.programs.items():
-            argv = [*_BUILD, "-o", str(temporary / name), package]
+            argv = [go, *_BUILD, "-o", str(temporary / name), package]
             done = subprocess.run(argv, cwd=made.module, env=os.environ | _ENVIRONMENT, capture_output=True, text=True)
             if done.returncode:
-                raise CannotBuild(f"{name}: {done.stderr.strip()[-2000:]}")
+                raise CannotBuild(f"{name}: {done.stderr.strip()[-2000:]}\n{_NEEDED}; {go} is {_version(go)}.")
         temporary.chmod(0o755)
         temporary.rename(made.folder)
-    except FileNotFoundError as error:
-        raise CannotBuild("Go 1.26 or newer is needed: https://go.dev/dl") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _go() -> str:
+    """Return the Go that is on the path, else that of the place where go.dev has it installed."""
+    found = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if found is None:
+        raise CannotBuild(f"{_NEEDED}; there is none.")
+    return found
+
+
+def _version(go: str) -> str:
+    """Return its own version, not that of a newer one that it would fetch."""
+    done = subprocess.run([go, "version"], cwd="/", env=os.environ | {"GOTOOLCHAIN": "local"}, capture_output=True)
+    return done.stdout.decode(errors="replace").removeprefix("go version ").strip() or "none that answers"
