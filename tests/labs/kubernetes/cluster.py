@@ -256,17 +256,27 @@ class Lab:
         """Make the node again that a test has deleted."""
         self._add_node(kwok.node(SOLO, "solo", taint=TAINT))
 
+    def add_spare(self, name: str) -> None:
+        """Make a node that takes what `SOLO` takes and does not go down with it, and wait until pods may come."""
+        node = kwok.node(name, "pool", taint=TAINT)
+        node["metadata"]["labels"]["lab/pool"] = "solo"
+        self._add_node(node)
+        self.daemons["kwok"].wait_until(lambda: self._node_is_ready(name))
+
     def _add_node(self, node: Object) -> None:
         self.apply(node)
         name = node["metadata"]["name"]
         self.admin.ask("PATCH", f"/api/v1/nodes/{name}/status", body={"status": node["status"]})
 
     def _node_is_ready(self, name: str) -> bool:
+        """Ask whether pods may come: the controllers' own taints go some seconds after it says that it is ready."""
         try:
-            conditions = self.admin.ask("GET", f"/api/v1/nodes/{name}")["status"].get("conditions", ())
+            node = self.admin.ask("GET", f"/api/v1/nodes/{name}")
         except NotThere:
             return False  # it has not come yet
-        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+        tainted = any(one["key"].startswith("node.kubernetes.io/") for one in node["spec"].get("taints", ()))
+        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions", ()))
+        return ready and not tainted
 
     def _api_answers(self) -> bool:
         """Ask whether it is ready: before, its own roles may not be there, and the controllers would end."""

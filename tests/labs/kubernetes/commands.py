@@ -84,7 +84,8 @@ def _controllers(ports: dict[str, int], pki: Pki) -> dict[str, str]:
         "root-ca-file": str(pki.root),
         "enable-hostpath-provisioner": "true",
         "node-monitor-period": "1s",
-        "node-monitor-grace-period": "12s",
+        # as in a real cluster: on a machine with much other work kwok may come late by some seconds
+        "node-monitor-grace-period": "40s",
         "kube-api-qps": "1000",
         "kube-api-burst": "2000",
         "pvclaimbinder-sync-period": "5s",
