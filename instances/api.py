@@ -11,7 +11,7 @@ from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import OuterRef, TextField
 from django.db.models.functions import Cast
 from django.urls import path
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import generics, serializers
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
@@ -21,8 +21,8 @@ from rest_framework.views import APIView
 from auth.api import HasScope
 from auth.models import User
 from experiments.models import Experiment
-from instances import presentation, services
-from instances.models import Instance, InstanceQuerySet, Plan
+from instances import measures, presentation, services
+from instances.models import Instance, InstanceQuerySet, Measured, Plan
 from portal.lib.errors import NotFound
 from portal.lib.strict import Strict
 
@@ -59,6 +59,14 @@ class Nothing(Strict):
     """A verb takes no fields."""
 
 
+class MeasuredOut(serializers.Serializer[Measured]):
+    at = serializers.DateTimeField()
+    cpu = serializers.FloatField(allow_null=True, help_text="cores at work")
+    memory = serializers.IntegerField(allow_null=True, help_text="bytes in use")
+    disk_used = serializers.IntegerField(allow_null=True, help_text="bytes of what goes with the instance")
+    disk_size = serializers.IntegerField(allow_null=True)
+
+
 class InstanceOut(serializers.Serializer[Instance]):
     id = serializers.UUIDField(source="uid")
     name = serializers.CharField()
@@ -73,6 +81,7 @@ class InstanceOut(serializers.Serializer[Instance]):
     state_changed_at = serializers.DateTimeField()
     url = serializers.SerializerMethodField(help_text="its page")
     open_url = serializers.SerializerMethodField(help_text="where it opens; null while it does not run")
+    measured = serializers.SerializerMethodField(help_text="by its machine, lately; null when nothing was")
 
     def get_experiments(self, instance: Any) -> list[str]:
         seen: list[str] = instance.seen_experiments
@@ -83,6 +92,11 @@ class InstanceOut(serializers.Serializer[Instance]):
 
     def get_open_url(self, instance: Instance) -> str | None:
         return presentation.open_url(instance) if presentation.is_usable(instance) else None
+
+    @extend_schema_field(MeasuredOut(allow_null=True))
+    def get_measured(self, instance: Instance) -> dict[str, Any] | None:
+        found = presentation.measured(instance)
+        return MeasuredOut(found).data if found else None
 
 
 class PlanOut(serializers.Serializer[Plan]):
@@ -106,13 +120,8 @@ def _seen(user: User) -> InstanceQuerySet:
     """The instances of a user with all that their JSON shows; of experiments, thousands on a page, the ids alone."""
     seen = Experiment.objects.visible_to(user).filter(instances=OuterRef("pk")).order_by("pk")
     ids = ArraySubquery(seen.values(text=Cast("uid", TextField())))
-    return Instance.objects.visible_to(user).select_related("plan", "facility").annotate(seen_experiments=ids)
-
-
-def _experiments_of(instance: Instance, user: User) -> list[str]:
-    """The same of one instance that is at hand."""
-    seen = Experiment.objects.visible_to(user).filter(instances=instance).order_by("pk")
-    return [str(uid) for uid in seen.values_list("uid", flat=True)]
+    rows = Instance.objects.visible_to(user).select_related("plan", "facility", "measured")
+    return rows.annotate(seen_experiments=ids, measured_lately=measures.lately())
 
 
 def _one(user: User, uid: uuid.UUID) -> Instance:
@@ -153,8 +162,7 @@ class InstancesView(generics.ListAPIView[Instance]):
             name=wanted["name"],
             idempotency_key=request.headers.get("Idempotency-Key", ""),
         )
-        instance.seen_experiments = _experiments_of(instance, user)  # type: ignore[attr-defined]
-        answer = InstanceOut(instance).data
+        answer = InstanceOut(_one(user, instance.uid)).data
         return Response(answer, status=201, headers={"Location": answer["url"]})
 
 

@@ -1,6 +1,7 @@
-"""What machines say of themselves through their agents: how full a home is, and that their memory gave out.
+"""What machines say of themselves through their agents: how full home and disk are, how busy they are, and that their
+memory gave out.
 
-It is a machine's word: it changes nothing but what its own owner reads about it.
+It is a machine's word: it changes nothing but what its own people read about it.
 """
 
 from __future__ import annotations
@@ -10,25 +11,40 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from django.db import transaction
-from django.db.models import Q
+from django.db import connection, transaction
+from django.db.models import F, Q
 
 from instances import transitions
 from instances.explain import explain
-from instances.lifecycle import State, Target
+from instances.lifecycle import SERVED, State, Target
 from instances.models import Home, Instance
 from portal.lib import clock
 from portal.lib.clock import Now
 
-#: a home that several instances use, or several gateways report, is written so often at most
+#: what is measured of a home, or of an instance, is written so often at most, whoever reports it
 EVERY = timedelta(minutes=1)
-_MOST = 2**60
+#: what is older is not shown
+OLD = 3 * EVERY
+#: no machine has more bytes, or cores
+_MOST, _CORES = 2**60, 4096
 _AT_ONCE = 500
+_KEEP = """
+INSERT INTO instances_measured AS kept (instance_id, at, cpu, memory, disk_used, disk_size)
+SELECT instance.id, clock_timestamp(), said.cpu, said.memory, said.disk_used, said.disk_size
+FROM unnest(%s::uuid[], %s::float8[], %s::bigint[], %s::bigint[], %s::bigint[])
+    AS said (uid, cpu, memory, disk_used, disk_size)
+JOIN instances_instance AS instance ON instance.uid = said.uid AND instance.state = ANY (%s)
+ORDER BY instance.id
+ON CONFLICT (instance_id) DO UPDATE SET at = excluded.at, cpu = excluded.cpu, memory = excluded.memory,
+    disk_used = excluded.disk_used, disk_size = excluded.disk_size
+WHERE kept.at <= excluded.at - make_interval(secs => %s)
+"""
 
 
 def take(reported: Mapping[uuid.UUID, Mapping[str, Any]]) -> None:
     """Take what gateways have heard from agents."""
-    homes = {uid: used for uid, use in reported.items() if (used := _used(use.get("home"))) is not None}
+    _keep(reported)
+    homes = {uid: used for uid, use in reported.items() if (used := _bytes_of(use.get("home"), "used")) is not None}
     if homes:
         _fill(homes)
     short = [uid for uid, use in reported.items() if use.get("memory_kills")]
@@ -36,9 +52,41 @@ def take(reported: Mapping[uuid.UUID, Mapping[str, Any]]) -> None:
         _tell_of_memory(short)
 
 
-def _used(home: Any) -> int | None:
-    used = home.get("used") if isinstance(home, dict) else None
-    return used if isinstance(used, int) and 0 <= used <= _MOST else None
+def lately() -> Q:
+    """Whether what was measured of an instance is worth showing: while it runs, of this run, and not old."""
+    new = Q(measured__at__gte=Now() - OLD) & Q(measured__at__gte=F("ready_at"))
+    return Q(state__in=SERVED) & new
+
+
+def _keep(reported: Mapping[uuid.UUID, Mapping[str, Any]]) -> None:
+    """Keep what pages show: one statement for all, in one order, because several gateways report the same instances."""
+    rows = {uid: _row(use) for uid, use in reported.items()}
+    rows = {uid: row for uid, row in rows.items() if any(figure is not None for figure in row)}
+    if not rows:
+        return
+    columns = [list(column) for column in zip(*rows.values(), strict=True)]
+    with connection.cursor() as cursor:
+        cursor.execute(_KEEP, [list(rows), *columns, list(SERVED), EVERY.total_seconds()])
+
+
+def _row(use: Mapping[str, Any]) -> tuple[float | None, int | None, int | None, int | None]:
+    cpu, disk = _figure(use.get("cpu"), _CORES), use.get("scratch")
+    used, size = _bytes_of(disk, "used"), _bytes_of(disk, "size")
+    known = (used, size) if used is not None and size else (None, None)
+    return None if cpu is None else float(cpu), _bytes(use.get("memory")), *known
+
+
+def _bytes_of(disk: Any, name: str) -> int | None:
+    return _bytes(disk.get(name)) if isinstance(disk, dict) else None
+
+
+def _bytes(value: Any) -> int | None:
+    return value if isinstance(value, int) and _figure(value, _MOST) is not None else None
+
+
+def _figure(value: Any, most: int) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if known and 0 <= value <= most else None
 
 
 @transaction.atomic

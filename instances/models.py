@@ -251,6 +251,20 @@ class Instance(models.Model):
         return f"bp-{self.uid.hex}-{self.attempt}"
 
 
+class Measured(models.Model):
+    """What the agent of an instance has last measured: that machine's own word, and no more."""
+
+    instance = models.OneToOneField(Instance, models.CASCADE, primary_key=True, related_name="measured")
+    at = models.DateTimeField()
+    cpu = models.FloatField(null=True, help_text="cores at work")
+    memory = models.BigIntegerField(null=True, help_text="bytes in use")
+    disk_used = models.BigIntegerField(null=True, help_text="bytes of what goes with the instance")
+    disk_size = models.BigIntegerField(null=True)
+
+    def __str__(self) -> str:
+        return f"measured on {self.instance}"
+
+
 class Member(models.Model):
     """A user's role on an instance; `version` rises when the role changes so that gateways hear."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from auth.models import User
 from auth.registry import Hindrance, Rows, delete, exempt, hindered_by, hold, loses
 from instances import quotas
-from instances.models import GatewaySession, Home, Instance, Leftover, Member, Quota, Ticket, Transition
+from instances.models import GatewaySession, Home, Instance, Leftover, Measured, Member, Quota, Ticket, Transition
 from portal.lib.clock import Now
 
 ACCOUNTING = "stays as accounting, under the pseudonym"
@@ -45,6 +45,14 @@ def _hold_machines() -> None:
         fate=ACCOUNTING,
         erase=lambda rows: rows.update(detail=""),
         also=["actor"],
+    )
+    hold(
+        Measured,
+        "instance_figures",
+        "instance=instance__uid at cpu memory disk_used disk_size",
+        of="instance__owner",
+        fate="deleted",
+        erase=delete,
     )
     exempt(Leftover, "a machine that a worker is about to remove; it says nothing of anybody")
 

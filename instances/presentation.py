@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -10,7 +11,7 @@ from django.conf import settings
 from auth.roles import may_on_instance
 from instances import reasons
 from instances.lifecycle import MOVING, SERVED, State, Target
-from instances.models import Instance, Member, Transition
+from instances.models import Instance, Measured, Member, Transition
 
 #: JupyterLab opens on the notebook that was laid in for the chosen data
 START_PAGE = "/lab/tree/Welcome.ipynb"
@@ -119,6 +120,12 @@ def verbs(instance: Instance, role: str | None) -> set[str]:
 def why(instance: Instance) -> str:
     """The reason as a sentence; moving states without one say nothing."""
     return instance.detail or reasons.sentence(instance.reason)
+
+
+def measured(instance: Any) -> Measured | None:
+    """What its machine has measured lately (`measures.lately`), for a row that was asked for with it."""
+    found: Measured | None = instance.measured if instance.measured_lately else None
+    return found
 
 
 def is_moving(instance: Instance) -> bool:

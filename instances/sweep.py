@@ -16,7 +16,7 @@ from django.conf import settings
 from auth import retention
 from instances import clouds, reconcile, transitions
 from instances.lifecycle import MOVING, Phase, State, Step
-from instances.models import GatewaySession, Home, Instance, Leftover, Provider, Ticket
+from instances.models import GatewaySession, Home, Instance, Leftover, Measured, Provider, Ticket
 from instances.providers.base import Observation, ProviderError
 from portal.lib import clock
 from portal.lib.clock import Now
@@ -163,4 +163,5 @@ def forget_expired() -> None:
     day_ago = clock.now() - timedelta(days=1)
     Ticket.objects.filter(expires_at__lt=day_ago).delete()
     GatewaySession.objects.filter(expires_at__lt=day_ago).delete()
+    Measured.objects.filter(at__lt=day_ago).delete()
     retention.forget()

@@ -18,7 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from auth.models import User
 from experiments.models import Experiment
-from instances import drain, explain, homes, presentation, services
+from instances import drain, explain, homes, measures, presentation, services
 from instances.lifecycle import State
 from instances.models import Instance, Member, Transition
 from portal.lib.clock import Now
@@ -136,8 +136,8 @@ def detail(request: HttpRequest, uid: uuid.UUID) -> HttpResponse:
 def _instance(user: User, uid: uuid.UUID) -> Any:
     instance = (
         Instance.objects.visible_to(user)
-        .select_related("owner", "facility", "home", "provider", "plan__flavour", "plan__image")
-        .annotate(elapsed=_elapsed())
+        .select_related("owner", "facility", "home", "provider", "plan__flavour", "plan__image", "measured")
+        .annotate(elapsed=_elapsed(), measured_lately=measures.lately())
         .filter(uid=uid)
         .first()
     )
@@ -169,6 +169,7 @@ def _detail(instance: Any, user: User) -> dict[str, Any]:
         "hidden_experiments": total - len(experiments),
         "history": [_line(row) for row in reversed(history)],
         "home_used_by": _home_used_by(instance),
+        "measured": presentation.measured(instance),
         "own_home": instance.home if instance.owner_id == user.pk else None,
     }
 

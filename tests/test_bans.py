@@ -238,6 +238,7 @@ BANS = [
             "portal/health.py": "SELECT 1",
             "auth/restored.py": "what PostgreSQL itself says of cluster, database and table",
             "auth/export.py": "how PostgreSQL writes a duration, for one transaction",
+            "instances/measures.py": "one INSERT … ON CONFLICT of many rows from arrays, which the ORM cannot say",
             "instances/usage.py": "one UPDATE of many rows from arrays, which the ORM cannot say",
         },
     ),

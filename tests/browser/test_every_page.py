@@ -24,7 +24,7 @@ from auth.models import ApiToken, User
 from auth.roles import InstanceRole
 from instances.gateway import pages as gateway_pages
 from instances.lifecycle import State
-from instances.models import Instance, Member, Plan, Quota
+from instances.models import Instance, Measured, Member, Plan, Quota
 from portal.lib.clock import Now
 from tests.auth.test_linking import leave, shown
 from tests.browser.every_page import ALICE, GUEST, NEW, NO_PAGE, UNTOLD, VISITOR, World
@@ -104,6 +104,7 @@ def world(chromium: Browser, transactional_db: None, settings: Any, tmp_path: Pa
     HomeFactory(user=new, provider=plan.image.provider, key=f"{home.key}-free")
     rows = {state: _row(alice, plan, home, state) for state in State if state != State.DELETED}
     rows[State.ACTIVE].experiments.set(runs)
+    _measure(rows[State.ACTIVE])
     Member.objects.create(instance=rows[State.ACTIVE], user=guest, role=InstanceRole.GUEST)
     return World(alice, plan, rows, str(proposal.pid_norm), str(hidden.pid_norm), home.key)
 
@@ -122,6 +123,12 @@ def _fill_account(alice: User, new: User) -> None:
     for version in ("1", "2"):
         policies.publish("rules", version, f"Rules of use, {LONG}", f"{LONG * 5}\n\n{LONG}")
     User.objects.exclude(handle=UNTOLD).update(aup_version="2")
+
+
+def _measure(instance: Instance) -> None:
+    Instance.objects.filter(pk=instance.pk).update(ready_at=Now() - timedelta(hours=1))
+    figures = {"cpu": 0.8, "memory": 900 * 2**20, "disk_used": 99 * 2**30, "disk_size": 100 * 2**30}
+    Measured.objects.create(instance=instance, at=Now(), **figures)
 
 
 def _row(owner: User, plan: Plan, home: Any, state: State) -> Instance:

@@ -66,7 +66,7 @@ def test_no_primary_key_leaves_the_database(api, body):
     uuid.UUID(made["id"])
     assert set(made) == {
         *("id", "name", "state", "target", "reason", "detail", "plan", "facility", "experiments"),
-        *("created_at", "state_changed_at", "url", "open_url"),
+        *("created_at", "state_changed_at", "url", "open_url", "measured"),
     }
 
 
