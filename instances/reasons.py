@@ -8,6 +8,14 @@ from __future__ import annotations
 #: reasons whose sentence says too little without the provider's own text
 DETAILED = frozenset({"mount-missing", "ended", "failed", "node-lost", "delete-hangs"})
 
+#: what a machine waits for on its way: over as soon as its provider says it no more
+PASSING = frozenset(
+    {
+        *("provider-unavailable", "no-capacity", "home-held", "image-missing", "mount-missing", "pod-refused"),
+        *("being-replaced", "node-lost"),
+    }
+)
+
 #: reasons of what goes on, and does not end before an operator has looked
 ALARMING = frozenset({"delete-hangs"})
 

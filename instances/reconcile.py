@@ -198,7 +198,15 @@ def _learn(instance: Instance, lease: uuid.UUID, seen: Observation) -> bool:
         news |= {"reason": seen.reason, "detail": explain(instance, seen.reason, seen.detail)}
         if seen.reason in reasons.ALARMING:
             log.error("an operator has to look", instance=str(instance.uid), reason=seen.reason, detail=seen.detail)
+    elif _waits_no_more(instance, seen):
+        news |= {"reason": "", "detail": ""}
     return not news or transitions.note(instance, lease=lease, **news)
+
+
+def _waits_no_more(instance: Instance, seen: Observation) -> bool:
+    """Whether what kept a machine on its way waiting is over, although it has not arrived."""
+    comes = instance.state in (State.BUILDING, State.STARTING) and seen.phase in (Phase.PENDING, Phase.RUNNING)
+    return comes and not seen.reason and instance.reason in reasons.PASSING
 
 
 def _reached_at(instance: Instance, endpoints: list[dict[str, Any]]) -> dict[str, object]:

@@ -324,6 +324,21 @@ def test_why_a_start_waited_is_the_reason_when_it_is_given_up(request_one, provi
     assert (instance.state, instance.reason, "keep trying" in instance.detail) == ("error", "no-capacity", False)
 
 
+@pytest.mark.parametrize("then", [Phase.PENDING, Phase.RUNNING])
+def test_what_it_waited_for_is_not_said_any_more_once_it_has_come(then, request_one, provider):
+    """There is room now: what takes time is something else."""
+    cloud = use_cloud(provider, MemoryProvider({**options(provider), "phases": ["pending"]}))
+    instance = settle(request_one(), 1)
+    cloud.happen(instance.ref, Phase.RUNNING)
+    settle(instance, 1)
+    cloud.happen(instance.ref, Phase.PENDING, reason="no-capacity")
+    settle(instance, 1)
+    assert (instance.state, instance.reason) == ("starting", "no-capacity")
+    cloud.happen(instance.ref, then)
+    settle(instance, 1)
+    assert (instance.state, instance.reason, instance.detail) == ("starting", "", "")
+
+
 @pytest.mark.parametrize("fault", ["ProviderUnavailable", "Rejected", "killed"])
 def test_a_stop_of_what_was_given_up_is_asked_for_until_it_is_done(fault, request_one, provider, monkeypatch):
     errors = {"ProviderUnavailable": ProviderUnavailable("503"), "Rejected": Rejected("disk"), "killed": SystemExit()}
