@@ -137,10 +137,8 @@ def statefulset(spec: Spec, site: Site) -> Object:
 def pod_spec(spec: Spec, site: Site) -> Object:
     volumes, mounts = data_of(only_data(spec.mounts), site)
     more: Object = {
-        "nodeSelector": dict(site.node_selector),
-        "tolerations": [dict(toleration) for toleration in site.tolerations],
+        **_placing(spec, site),
         "imagePullSecrets": [{"name": name} for name in site.pull_secrets],
-        "priorityClassName": site.priority_class,
         "hostUsers": False if site.user_namespaces else None,
     }
     made = {
@@ -152,6 +150,16 @@ def pod_spec(spec: Spec, site: Site) -> Object:
         "volumes": [*_own_volumes(spec, site), *volumes],
     } | {name: value for name, value in more.items() if value or value is False}
     return agent.put_into(made, spec, _folders(spec, site))
+
+
+def _placing(spec: Spec, site: Site) -> Object:
+    """Return which nodes: the site's for all, and more by the plan's image: GPUs that are for its pods alone."""
+    more = spec.image.options
+    return {
+        "nodeSelector": {**site.node_selector, **more.get("node_selector", {})},
+        "tolerations": [dict(toleration) for toleration in (*site.tolerations, *more.get("tolerations", ()))],
+        "priorityClassName": more.get("priority_class", site.priority_class),
+    }
 
 
 def _folders(spec: Spec, site: Site) -> dict[str, tuple[str, int]]:

@@ -209,6 +209,18 @@ def test_an_image_may_name_its_command_and_environment():
     assert [one["value"] for one in main["env"] if one["name"] == "HOME"] == ["/work/home"]
 
 
+def test_an_image_may_go_to_nodes_that_others_may_not_take():
+    gpus = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    ours = {"key": "analysis", "operator": "Exists"}
+    placing = {"node_selector": {"gpu": "a100"}, "tolerations": [gpus], "priority_class": "batch"}
+    where = site(node_selector={"pool": "analysis"}, tolerations=[ours], priority_class="interactive")
+    asked = [replace(SPEC, mounts=(), image=ImageSpec("x", DIGEST, options)) for options in (placing, {})]
+    first, second = (manifests.pod_spec(spec, where) for spec in asked)
+    assert (first["nodeSelector"], first["tolerations"]) == ({"pool": "analysis", "gpu": "a100"}, [ours, gpus])
+    assert (second["nodeSelector"], second["tolerations"]) == ({"pool": "analysis"}, [ours])
+    assert (first["priorityClassName"], second["priorityClassName"]) == ("batch", "interactive")
+
+
 def test_the_agent_runs_the_images_command_and_is_reached_by_a_token_of_its_own():
     image = ImageSpec("x", DIGEST, {"command": ["lab", "--ip=0.0.0.0"], "args": ["--port=8888"]})
     spec = replace(SPEC, mounts=SPEC.mounts[1:], image=image)
