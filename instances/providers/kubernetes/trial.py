@@ -26,6 +26,8 @@ SETS, PODS, CLAIMS = "statefulsets", "pods", "persistentvolumeclaims"
 #: seconds: until a machine runs (its image may be large), its claims say so, the other has looked, all is gone
 START, BOUND, LOOK, GONE = 600.0, 20.0, 120.0, 120.0
 _GIB = 2**30
+#: how many events are told: those of one second come in no order, and a start has some that mean nothing
+_TOLD = 6
 _MARK = "beamport-trial "
 #: Tries what a pod must not reach: address and port, by name. Policies may need a moment to be in force, and so may the
 #: network itself: the last rounds count, and one that gets through is enough.
@@ -98,7 +100,7 @@ class Trial:
         if made.pod is not None:
             return Finding("image and start", True, f"{image} ran {made.seconds:.1f} s after it was asked for")
         said = " ".join(part for part in (made.verdict.reason, made.verdict.detail) if part) or "nothing says why"
-        events = "; ".join(words(self._events(made.name))[-3:])
+        events = "; ".join(words(self._events(made.name))[-_TOLD:])
         return Finding("image and start", False, f"{image} did not run within {START:.0f} s: {said}. {events}")
 
     def _storage(self, made: Made) -> Iterator[Finding]:
