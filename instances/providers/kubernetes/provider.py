@@ -373,12 +373,14 @@ class KubernetesProvider:
             changed = self._mine(changed["metadata"]["name"])
 
     def _put_right(self, found: Object) -> None:
-        """Take back the second pod that an operator's hand has asked for; never in the way."""
-        log.warning("replicas put right", name=found["metadata"]["name"])
+        """Take back the second pod that an operator's hand has asked for; never in the way, nor of what is newer."""
+        name, body = found["metadata"]["name"], manifests.patch(found, {"replicas": 1})
+        body["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+        log.warning("replicas put right", name=name)
         try:
-            self._patch(found, {"replicas": 1})
+            self.sets.learn(self.cluster.patch(SETS, name, body))
         except ProviderError as error:
-            log.warning("replicas not put right", name=found["metadata"]["name"], error=str(error)[:200])
+            log.warning("replicas not put right", name=name, error=str(error)[:200])
 
     def _observation(self, seen: Sight, verdict: Verdict) -> Observation:
         metadata = seen.found["metadata"]

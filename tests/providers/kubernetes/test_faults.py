@@ -535,6 +535,16 @@ def test_a_second_replica_is_taken_back(hand):
     hand.until(name, Phase.RUNNING)
 
 
+def test_a_second_replica_is_not_taken_back_over_a_stop(hand):
+    """Who tends the provider may have seen it before another worker's stop."""
+    name = hand.running()
+    hand.admin.patch(SETS, name, {"spec": {"replicas": 2}})
+    seen = hand.set(name)
+    hand.provider.stop(name)
+    hand.provider._put_right(seen)
+    assert hand.replicas(name) == 0
+
+
 def test_a_pod_that_was_let_go_is_not_ours(hand, monkeypatch):
     name = hand.running()
     hand.admin.patch(PODS, f"{name}-0", {"metadata": {"labels": {"beamport/machine": None}}})
