@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from instances.lifecycle import Phase
-from instances.providers.base import ImageSpec, Observation, Spec
+from instances.providers.base import ImageSpec, Observation, ProviderUnavailable, Spec
 from instances.providers.kubernetes import KubernetesProvider
 from tests.labs.kubernetes.cluster import Lab
 from tests.labs.kubernetes.proxy import Proxy
@@ -43,13 +43,17 @@ class Hand:
         return name
 
     def until(self, name: str, phase: Phase, reason: str | None = None, seconds: float = 30.0) -> Observation:
-        """Look until a machine is in this phase, for this reason if one is given."""
+        """Look until a machine is in this phase, for this reason if one is given; no answer is not the end."""
         end = time.monotonic() + seconds
         while True:
-            seen = self.provider.look(name)
-            if seen.phase is phase and reason in (None, seen.reason):
-                return seen
-            said = f"{seen.phase} ({seen.reason}: {seen.detail}), not {phase} ({reason})"
+            try:
+                seen = self.provider.look(name)
+            except ProviderUnavailable as error:
+                said = str(error)
+            else:
+                if seen.phase is phase and reason in (None, seen.reason):
+                    return seen
+                said = f"{seen.phase} ({seen.reason}: {seen.detail}), not {phase} ({reason})"
             assert time.monotonic() < end, said
             time.sleep(0.05)
 
