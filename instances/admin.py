@@ -121,7 +121,7 @@ class ProviderPage(Page):
             "Import images and flavours",
             "run-providers",
             _import,
-            says="Asks what there is, shows what is new, and adds it. Plans are made of it by hand.",
+            says="Asks what there is, shows what is new, and adds it. Plans of it come by `manage.py offer FILE`.",
             form=ImportForm,
             foresee=_foresee_import,
         ),

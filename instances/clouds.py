@@ -30,6 +30,14 @@ def cloud_of(row: models.Provider) -> base.Provider:
         raise base.ProviderUnavailable(f"provider {row.name}: kind {row.kind!r} cannot be used") from error
 
 
+def rules_of(kind: str) -> base.Options:
+    """Return what rows of a kind may say; ProviderUnavailable when this installation does not know it."""
+    try:
+        return registry.rules(kind, settings.PROVIDER_KINDS)
+    except (KeyError, ImportError, AttributeError) as error:
+        raise base.ProviderUnavailable(f"kind {kind!r} cannot be used here") from error
+
+
 def drop(row: models.Provider) -> None:
     """End the row's provider object in this process; where there is none that is fine."""
     if row.kind in settings.PROVIDER_KINDS:

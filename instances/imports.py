@@ -1,4 +1,4 @@
-"""What a provider offers becomes images and flavours; plans are made of them by hand, as who may have what is a choice.
+"""What a provider has becomes images and flavours; plans of them come by `manage.py offer`, as they are a choice.
 
 What has the name already is left as it is: an operator may have changed it.
 """
@@ -13,11 +13,10 @@ from auth.models import User
 from instances import clouds
 from instances.errors import ProviderAway
 from instances.models import Flavour, Image, Provider
+from instances.offer_file import JUPYTER
 from instances.providers.base import FlavourSpec, ImageSpec, ProviderError, Surveyed
 from portal import audit
-
-_JUPYTER = [{"name": "jupyter", "port": 8888, "probe": "/api/status", "required": True}]
-_GIB = 2**30
+from portal.lib.readers import GIB
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def take(provider: Provider, begins: str, *, by: User) -> Found:
     with transaction.atomic():
         for image in found.images:
             Image.objects.get_or_create(
-                provider=provider, name=image.name[:100], defaults={"reference": image.reference, "services": _JUPYTER}
+                provider=provider, name=image.name[:100], defaults={"reference": image.reference, "services": JUPYTER}
             )
         for one in found.flavours:
             sizes = {"cores": one.cores, "memory": one.memory, "disk": one.disk, "gpus": one.gpus}
@@ -79,4 +78,4 @@ def take(provider: Provider, begins: str, *, by: User) -> Found:
 
 def _words(flavour: FlavourSpec) -> str:
     gpus = f", {flavour.gpus} GPU {flavour.gpu_kind}".rstrip() if flavour.gpus else ""
-    return f"{flavour.name}: {flavour.cores:g} cores, {flavour.memory / _GIB:g} GiB{gpus}"
+    return f"{flavour.name}: {flavour.cores:g} cores, {flavour.memory / GIB:g} GiB{gpus}"

@@ -10,9 +10,10 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from instances.lifecycle import Phase
+from portal.lib import readers
 
 
 class ProviderError(Exception):
@@ -188,6 +189,22 @@ class Capacity:
     source: str = ""
 
 
+_NONE, _TEXT = readers.table({}), readers.text(200)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What rows of a kind may say, as far as it is known without asking anybody; readers as in portal.lib.readers."""
+
+    provider: readers.Reader = _NONE
+    image: readers.Reader = _NONE
+    reference: readers.Reader = _TEXT
+    #: options that say which cloud it is
+    place: tuple[str, ...] = ()
+    #: what a check of that cloud has kept in the row, each true of this place and of those before it
+    kept: tuple[str, ...] = ()
+
+
 @runtime_checkable
 class Checked(Protocol):
     """A provider whose set-up lies outside the portal, and can be looked at before anybody needs it."""
@@ -238,6 +255,8 @@ class Kept(Protocol):
 
 class Provider(Protocol):
     """What every provider can do; see each method for what happens twice or when missing."""
+
+    OPTIONS: ClassVar[Options]
 
     def create(self, spec: Spec) -> str:
         """Make the machine spec.name, or return the ref of the one with this name and tag; may not be started yet."""

@@ -27,10 +27,12 @@ from instances.providers.base import (
     MountKind,
     NoCapacity,
     Observation,
+    Options,
     Rejected,
     Spec,
     Usage,
 )
+from portal.lib import readers
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -83,6 +85,16 @@ class Machine:
 
 class MemoryProvider:
     """Thread-safe; everything that changes is under one lock. `calls` lists what was asked, for tests."""
+
+    OPTIONS = Options(
+        readers.table(
+            {
+                "phases": readers.each(readers.one_of(*Phase)),
+                "flavours_total": readers.whole(0, 10**6),
+                "serve": readers.flag,
+            }
+        )
+    )
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.deployment = str(options.get("deployment", ""))

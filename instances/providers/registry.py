@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from instances.providers.base import Kept, Provider
+from instances.providers.base import Kept, Options, Provider
 
 _lock = threading.Lock()
 #: what a row's provider was made from, and the provider, by kind and the row's name
@@ -29,12 +29,17 @@ def get(kind: str, options: Mapping[str, Any], kinds: Mapping[str, str]) -> Prov
         held = _kept.get(key)
         if held is not None and held[0] == made_from and not _is_outdated(held[1]):
             return held[1]
-        module, _, name = path.rpartition(".")
-        made: Provider = getattr(import_module(module), name)(options)
+        made: Provider = _class_at(path)(options)
         _kept[key] = made_from, made
     if held is not None:
         _end(held[1])
     return made
+
+
+def rules(kind: str, kinds: Mapping[str, str]) -> Options:
+    """Return what rows of a kind may say; KeyError for a kind that is not offered."""
+    found: Options = _class_at(kinds[kind]).OPTIONS
+    return found
 
 
 def put(kind: str, options: Mapping[str, Any], kinds: Mapping[str, str], provider: Provider) -> None:
@@ -53,6 +58,11 @@ def drop(kind: str, options: Mapping[str, Any], kinds: Mapping[str, str]) -> Non
             return
         del _kept[key]
     _end(held[1])
+
+
+def _class_at(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _address(kind: str, options: Mapping[str, Any], kinds: Mapping[str, str]) -> tuple[str, tuple[str, str], str]:

@@ -8,7 +8,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from instances.explain import explain
-from instances.models import Instance, Plan
+from instances.models import Instance, Plan, Provider
 from instances.providers.base import Finding, ProviderUnavailable, Service, Spec
 from instances.providers.memory import MemoryProvider
 from tests.factories.instances import FlavourFactory, ImageFactory, PlanFactory
@@ -48,6 +48,21 @@ def test_a_confirmed_cloud_is_kept(provider, monkeypatch, settings):
     assert "nothing to mend" in check(provider.name, "--confirm")
     provider.refresh_from_db()
     assert provider.options == {"namespace_uid": "u-1"}
+
+
+def test_what_was_found_of_one_cloud_is_not_kept_of_another(provider, monkeypatch, settings):
+    """An operator's file that leads the row elsewhere while it is looked at."""
+    settings.PROVIDER_KINDS = settings.PROVIDER_KINDS | {provider.kind: f"{__name__}.Checked"}
+
+    def confirm(self):
+        Provider.objects.filter(pk=provider.pk).update(options={"serve": True})
+        return {"namespace_uid": "u-1"}
+
+    monkeypatch.setattr(Checked, "confirm", confirm)
+    with pytest.raises(CommandError, match="changed meanwhile"):
+        check(provider.name, "--confirm")
+    provider.refresh_from_db()
+    assert provider.options == {"serve": True}
 
 
 def test_no_answer_is_an_error(provider, monkeypatch):

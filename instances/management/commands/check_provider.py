@@ -9,6 +9,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
 
 from instances import clouds
 from instances.models import Plan, Provider
@@ -84,9 +85,15 @@ class Command(BaseCommand):
             raise CommandError(f"{row.name}: {bad} to mend, {unseen} not seen.")
 
     def _keep(self, row: Provider, options: Any) -> None:
-        if options:
-            row.options = row.options | dict(options)
-            row.save(update_fields=["options"])
+        """Keep what was found, unless the row leads elsewhere meanwhile: then it was found of another cloud."""
+        if not options:
+            return
+        with transaction.atomic():
+            held = Provider.objects.select_for_update(of=("self",)).get(pk=row.pk)
+            if held.options != row.options:
+                raise CommandError(f"{row.name}: its options were changed meanwhile. Run this again.")
+            held.options = row.options = row.options | dict(options)
+            held.save(update_fields=["options"])
 
 
 def _plan(row: Provider, slug: str) -> Plan:

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from auth.models import Facility
 from instances.offers import offer_local
+from portal.lib.readers import Faults
 
 
 class Command(BaseCommand):
@@ -22,5 +23,8 @@ class Command(BaseCommand):
         if facility is None:
             known = ", ".join(Facility.objects.order_by("slug").values_list("slug", flat=True)) or "none yet"
             raise CommandError(f"There is no facility {options['facility']!r} (known: {known}). Import its file first.")
-        offer_local(facility)
+        try:
+            offer_local(facility)
+        except Faults as faults:
+            raise CommandError(f"Nothing was changed: {faults}") from faults
         self.stdout.write(f"{facility.name} offers JupyterLab on this host.")

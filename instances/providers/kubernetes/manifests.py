@@ -14,6 +14,7 @@ from typing import Any
 
 from instances.providers.base import FlavourSpec, Home, ImageMissing, Mount, MountKind, PosixId, Rejected, Service, Spec
 from instances.providers.kubernetes import agent
+from instances.providers.kubernetes.options import IMAGE
 from instances.providers.kubernetes.site import Site
 
 Object = dict[str, Any]
@@ -34,8 +35,6 @@ WANTS_HOME = "beamport/wants-home"
 MAIN, SCRATCH = "main", "scratch"
 WORK, HOME_TARGET, WELCOME_TARGET = "/work", "/work/home", "/opt/welcome"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?")
-#: a registry's path with a tag or, better, a digest: what has neither would be whatever is newest on that day
-_IMAGE = re.compile(r"[\w.-]+(:\d+)?(/[\w.-]+)+(:[\w.-]+|@sha256:[0-9a-f]{64}|:[\w.-]+@sha256:[0-9a-f]{64})")
 
 
 def labels(site: Site, *, instance: str = "", machine: str = "", home: str = "") -> dict[str, str]:
@@ -174,7 +173,7 @@ def _home_target(spec: Spec) -> str:
 
 def _main(spec: Spec, site: Site, data: list[Object]) -> Object:
     image = spec.image
-    if not _IMAGE.fullmatch(image.reference):
+    if not re.fullmatch(IMAGE, image.reference):
         raise ImageMissing(f"{image.reference!r} names no image of a registry with its digest or tag")
     options = {name: list(image.options[name]) for name in ("command", "args") if name in image.options}
     size = _resources(spec.flavour, site)

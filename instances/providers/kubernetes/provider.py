@@ -36,6 +36,7 @@ from instances.providers.kubernetes import capacity as room
 from instances.providers.kubernetes import homes, manifests, rights, survey
 from instances.providers.kubernetes.client import Cluster
 from instances.providers.kubernetes.errors import DiskHeld, Exists, HomeHeld, NotThere
+from instances.providers.kubernetes.options import OPTIONS
 from instances.providers.kubernetes.people import told, words
 from instances.providers.kubernetes.phases import Verdict, judge, wants_events
 from instances.providers.kubernetes.reflector import Reflector
@@ -58,6 +59,8 @@ Object = dict[str, Any]
 
 class KubernetesProvider:
     """One namespace of one cluster. Options: see site.Site; safe for threads."""
+
+    OPTIONS = OPTIONS
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.site = site_of(options)

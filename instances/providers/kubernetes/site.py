@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from instances.providers.base import MountMissing, ProviderError
+from instances.providers.kubernetes.options import OPTIONS, READERS
+from portal.lib import readers
+from portal.lib.readers import GIB
 
-_GIB = 2**30
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_ACCESS = ("ReadWriteMany", "ReadWriteOncePod", "ReadWriteOnce")
 
 
 class BadOptions(ProviderError):
@@ -51,11 +52,11 @@ class Site:
     kubeconfig: str = ""
     context: str = ""
     scratch_class: str = ""
-    scratch_size: int = 10 * _GIB
+    scratch_size: int = 10 * GIB
     home_class: str = ""
     home_access: str = "ReadWriteMany"
-    temporary_size: int = _GIB
-    ephemeral_size: int = 2 * _GIB
+    temporary_size: int = GIB
+    ephemeral_size: int = 2 * GIB
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
     priority_class: str = ""
@@ -96,28 +97,17 @@ class Site:
 
 def site_of(options: Mapping[str, Any]) -> Site:
     """Return the options as a Site; BadOptions names what is wrong with them."""
-    known = {name: options[name] for name in Site.__dataclass_fields__ if name in options}
     try:
-        known["data"] = tuple(_root(root) for root in options.get("data", ()))
-        known["tolerations"] = tuple(options.get("tolerations", ()))
-        known["pull_secrets"] = tuple(options.get("pull_secrets", ()))
-        known["secrets"] = Path(options["state_dir"]) / "secrets" if options.get("state_dir") else None
-        site = Site(**known)
-    except (TypeError, KeyError, ValueError) as error:
-        raise BadOptions(f"the provider's options: {error}") from error
-    if not site.namespace or not site.deployment:
-        raise BadOptions("the provider's options name no namespace")
-    if site.isolation not in ("", "seen", "assured"):
-        raise BadOptions(f"isolation is seen, assured or nothing, not {site.isolation}")
-    if site.home_access not in _ACCESS:
-        raise BadOptions(f"home_access is one of {', '.join(_ACCESS)}, not {site.home_access}")
-    return site
-
-
-def _root(given: Mapping[str, Any]) -> DataRoot:
-    root = DataRoot(**given)
-    if bool(root.claim) == bool(root.csi):
-        raise ValueError(f"data root {root.prefix}: name either a claim or a csi volume")
-    if not root.prefix.startswith("/") or ".." in root.path.split("/") or root.path.startswith("/"):
-        raise ValueError(f"data root {root.prefix}: an absolute prefix, and a path inside the volume")
-    return root
+        known = OPTIONS.provider({name: options[name] for name in READERS if name in options})
+    except readers.Faults as faults:
+        raise BadOptions(f"the provider's options: {faults}") from faults
+    for name in ("tolerations", "pull_secrets"):
+        known[name] = tuple(known.get(name, ()))
+    if not options.get("deployment"):
+        raise BadOptions("the provider's options name no deployment")
+    return Site(
+        **known | {"data": tuple(DataRoot(**root) for root in known.get("data", ()))},
+        deployment=options["deployment"],
+        production=bool(options.get("production", False)),
+        secrets=Path(options["state_dir"]) / "secrets" if options.get("state_dir") else None,
+    )

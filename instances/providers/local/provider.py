@@ -18,11 +18,13 @@ from instances.providers.base import (
     ImageSpec,
     Mount,
     Observation,
+    Options,
     ProviderUnavailable,
     Spec,
     Usage,
 )
 from instances.providers.local.wire import LONGEST, pack_data, pack_spec, unpack_error
+from portal.lib import readers
 
 _GIB = 2**30
 #: offered to the admin's import where the machine has as much
@@ -38,6 +40,8 @@ class LocalProvider:
 
     Options: `deployment` (our tag), `socket` (the supervisor's; default: the site's `supervisor_socket`).
     """
+
+    OPTIONS = Options(readers.table({"socket": readers.text(107, r"/.*", "an absolute path")}))
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.deployment = str(options.get("deployment", ""))

@@ -312,10 +312,17 @@ def test_a_deployment_that_can_be_no_label_is_tagged_by_its_digest():
     assert site().tag == DEPLOYMENT
 
 
+def test_a_size_may_be_written_as_people_say_it():
+    assert site(scratch_size="1.5 GiB").scratch_size == 3 * 2**29
+    assert site(scratch_size=2**30).scratch_size == 2**30
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"namespace": ""},
+        {"namespace": 5},
+        {"namespace": "n", "scratch_size": "10 GB"},
         {"namespace": "n", "home_access": "ReadOnlyMany"},
         {"namespace": "n", "data": [{"prefix": "/a"}]},
         {"namespace": "n", "data": [{"prefix": "a", "claim": "c"}]},

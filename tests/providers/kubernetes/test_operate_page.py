@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -13,15 +12,15 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
-from instances import clouds
-from instances.lifecycle import Phase
-from instances.providers.base import ImageSpec
+from instances import clouds, services, transitions
+from instances.lifecycle import State
+from instances.models import Plan, Provider
 from instances.providers.kubernetes import trial
-from tests.factories.instances import FlavourFactory, ImageFactory, PlanFactory, ProviderFactory
+from tests.factories.auth import UserFactory
+from tests.factories.experiments import ExperimentFactory
 from tests.gateway.authority import Authority
 from tests.labs.kubernetes.cluster import NAMESPACE, ROOT, SHARED, Lab
-from tests.providers.contract import plain_spec
-from tests.providers.kubernetes.test_contract import until
+from tests.providers.kubernetes.test_contract import reach, until
 from tests.providers.kubernetes.test_gateway_manifests import KINDS
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.django_db(transaction=True)]
@@ -43,6 +42,14 @@ class Operator:
         pair = Authority(folder).pair("portal.example.org", "*.apps-example.org", file="tls")
         pair.certificate.rename(folder / "tls.crt")
         pair.key.rename(folder / "tls.key")
+
+    def adapt(self, name: str, changes: dict[str, str]) -> None:
+        """Copy the example of the page and put the site's own words into it."""
+        text = (ROOT / "deploy" / "kubernetes" / "offer.toml").read_text()
+        for example, ours in changes.items():
+            assert text.count(example) == 1
+            text = text.replace(example, ours)
+        (self.folder / name).write_text(text)
 
     def kubectl(self, beginning: str) -> str:
         """Run the page's one command that begins so."""
@@ -71,6 +78,7 @@ class Operator:
 @pytest.fixture
 def operator(lab, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "LOOK", 1.0)
+    monkeypatch.chdir(tmp_path)
     yield Operator(lab, tmp_path)
     lab.drop("ResourceQuota", "beamport", NAMESPACE)
     for path in KINDS.values():
@@ -88,27 +96,36 @@ def test_from_a_namespace_to_a_first_pod_and_a_gateway(operator, lab, tmp_path):
     assert (ROOT / "requirements" / "kubernetes.txt").read_text().count("--hash=")
     config = lab.pki.write_config("page", {"token": token}, namespace=NAMESPACE)
 
-    [options] = re.findall(r'^ {7}(\{"kubeconfig".*?\})$', PAGE, re.M | re.S)
-    here = {"kubeconfig": str(config), "home_class": SHARED, "scratch_class": "lab-disk"}
-    row = ProviderFactory(name="CLUSTER", kind="kubernetes", options=json.loads(options) | here)
-    assert "nothing to mend" in operator.manage("manage.py check_provider CLUSTER --confirm --only-look")
+    operator.adapt(
+        "cluster.toml",
+        {
+            "/etc/beamport/cluster.conf": str(config),
+            '"cephfs"': f'"{SHARED}"',
+            '"ceph-rbd"': '"lab-disk"',
+            "registry.example.org/beamport/jupyter:1.0": "lab/jupyter:1",
+        },
+    )
+    assert "8 would change" in operator.manage("manage.py offer cluster.toml --dry-run")
+    assert not Provider.objects.exists()
+    assert "check_provider cluster --confirm" in operator.manage("manage.py offer cluster.toml")
+    assert "nothing to mend" in operator.manage("manage.py check_provider cluster --confirm --only-look")
+    assert "nothing to change" in operator.manage("manage.py offer cluster.toml"), "what was confirmed is kept"
 
-    services = [{"name": "jupyter", "port": 8888}]
-    image = ImageFactory(provider=row, reference="lab/jupyter:1", options={"command": ["lab"]}, services=services)
-    PlanFactory(image=image, flavour=FlavourFactory(provider=row))
-    said = operator.manage("manage.py check_provider CLUSTER")
+    said = operator.manage("manage.py check_provider cluster")
     assert "+ storage of a home" in said
     assert "+ image and start" in said
     assert "? network policy" in said, "what pods that only claim to run cannot show is not passed"
     assert "0 to mend, 1 not seen" in said
 
-    row.refresh_from_db()
-    cloud = clouds.cloud_of(row)
-    wanted = plain_spec(deployment=cloud.site.deployment, image=ImageSpec("x", "lab/jupyter:1", {"command": ["lab"]}))
-    cloud.create(wanted)
-    until(lambda: cloud.look(wanted.name).phase is Phase.RUNNING)
-    cloud.delete(wanted.name)
-    cloud.close()
+    row, alice, experiment = Provider.objects.get(), UserFactory(), ExperimentFactory(pid="", proposal__opened=True)
+    plan = Plan.objects.get(slug="cluster-small")
+    instance = services.request_instance(alice, plan=plan, experiments=[experiment.uid], name="analysis")
+    reach(instance, State.STARTING)
+    assert transitions.mark_ready(instance.uid) is transitions.Marked.DONE
+    reach(instance, State.ACTIVE)
+    services.delete(instance, by=alice)
+    reach(instance, State.DELETED)
+    clouds.drop(row)
 
     operator.kubectl("apply -f deploy/kubernetes/gateway/namespace.yaml")
     lab._wait_for_accounts(GATEWAY)
