@@ -170,7 +170,7 @@ def size(least: int, most: int, *, number: int = 1) -> Reader:
         found = math.nan
         if isinstance(value, str) and (parts := _SIZE.fullmatch(value)):
             found = float(parts[1]) * _UNITS[parts[2]]
-        elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most:
+        elif isinstance(value, int | float) and not isinstance(value, bool):
             found = value * number
         if not least <= found <= most:
             bare = "GiB" if number == GIB else "bytes"

@@ -369,25 +369,40 @@ def racers():
     racers.close()
 
 
+def applied(path):
+    """Run the command over a file, and return its last line."""
+    out = StringIO()
+    call_command("offer", str(path), stdout=out)
+    return out.getvalue().splitlines()[-1]
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("round_", ROUNDS)
 def test_offers_at_the_same_moment_make_each_row_once(racers, tmp_path, round_):
-    """Of one file one run makes all and the others change nothing; of two providers that want one slug one gets it."""
+    """Of one file one run makes all and the others nothing; of two providers that want the same slugs one wins."""
     one, other = tmp_path / "one.toml", tmp_path / "other.toml"
-    one.write_text(WHOLE)
-    other.write_text(WHOLE.replace('"cloud"', '"second"'))
-
-    def run(path):
-        out = StringIO()
-        call_command("offer", str(path), stdout=out)
-        return out.getvalue().splitlines()[-1]
-
-    ended = racers.run(lambda: run(one), lambda: run(one), lambda: run(other))
+    second = PLAN.replace("cloud-small", "cloud-also")
+    one.write_text(WHOLE + second)
+    other.write_text((HEAD + IMAGE + FLAVOUR + second + PLAN).replace('"cloud"', '"second"'))
+    ended = racers.run(lambda: applied(one), lambda: applied(one), lambda: applied(other))
     assert {type(end) for end in ended} <= {str, CommandError}, ended
     said = [end for end in ended if isinstance(end, str)]
-    assert sum("changed" in line for line in said) == 1
+    assert sum("5 changed" in line for line in said) == 1
     assert {line for line in said if "changed" not in line} <= {
         "cloud: nothing to change.",
         "second: nothing to change.",
     }
-    assert [model.objects.count() for model in (Provider, Image, Flavour, Plan)] == [1, 1, 1, 1]
+    assert [model.objects.count() for model in (Provider, Image, Flavour, Plan)] == [1, 1, 1, 2]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_two_files_of_one_provider_are_never_mixed(racers, tmp_path, round_):
+    before, one, other = (tmp_path / f"{name}.toml" for name in ("before", "one", "other"))
+    before.write_text(WHOLE)
+    one.write_text(WHOLE.replace('"jupyter"', '"newer"'))
+    other.write_text(WHOLE.replace("2 GiB", "4 GiB"))
+    applied(before)
+    ended = racers.run(lambda: applied(one), lambda: applied(other))
+    assert {type(end) for end in ended} == {str}, ended
+    assert (Image.objects.get().reference, Flavour.objects.get().memory) in {("newer", 2 * GIB), ("jupyter", 4 * GIB)}
