@@ -21,7 +21,8 @@ from instances.providers.base import (
     Spec,
 )
 from instances.providers.kubernetes import manifests
-from instances.providers.kubernetes.site import BadOptions, site_of
+from instances.providers.kubernetes.options import READERS
+from instances.providers.kubernetes.site import BadOptions, Site, site_of
 from tests.providers.kubernetes.objects import DEPLOYMENT, INSTANCE, NAME, site
 
 AGENT = Path(__file__).resolve().parents[3] / "deploy" / "images" / "agent" / "agent.py"
@@ -310,6 +311,10 @@ def test_a_deployment_that_can_be_no_label_is_tagged_by_its_digest():
     assert len(odd.tag) <= 63
     assert odd.tag != other.tag
     assert site().tag == DEPLOYMENT
+
+
+def test_a_row_may_say_all_of_a_site_but_what_the_portal_itself_knows():
+    assert set(READERS) == set(Site.__dataclass_fields__) - {"deployment", "production", "secrets"}
 
 
 def test_a_size_may_be_written_as_people_say_it():
