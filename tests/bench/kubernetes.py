@@ -144,7 +144,8 @@ def clear(provider: KubernetesProvider) -> None:
 # ---- many ----
 def make_room(lab: Lab, instances: int) -> None:
     """Give the nodes room for so many machines."""
-    room = {"cpu": str(8 * instances), "memory": f"{64 * instances}Gi", "pods": str(2 * instances)}
+    size = f"{64 * instances}Gi"
+    room = {"cpu": str(8 * instances), "memory": size, "ephemeral-storage": size, "pods": str(2 * instances)}
     for name in NODES:
         status = lab.admin.ask("GET", f"/api/v1/nodes/{name}")["status"]
         status["allocatable"] |= room
