@@ -13,7 +13,7 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import DateTimeField, Exists, F, OuterRef, QuerySet, Subquery
-from django.db.models.functions import Least
+from django.db.models.functions import Coalesce, Least
 
 from auth import access, roles
 from auth.models import Session, User
@@ -80,10 +80,13 @@ def redeem(secret: str, nonce_hash: str, slug: str) -> GatewaySession:
 
 
 def _expiry(login_session: Any, instance: Any) -> Any:
-    """Five minutes from now, or earlier when the sign-in ends, or the role by which the instance was made."""
+    """Five minutes from now, or earlier when the sign-in ends, or the role by which the instance was made.
+
+    Now, where that role has ended since somebody looked: LEAST passes over what is null.
+    """
     sign_in = Session.objects.filter(pk=login_session).values("expires_at")
     until = roles.until_in_sql(WITHOUT_EXPERIMENT, OuterRef("owner_id"), OuterRef("facility_id"))
-    role = Instance.objects.filter(pk=instance, by_role=True).values(end=until)
+    role = Instance.objects.filter(pk=instance, by_role=True).values(end=Coalesce(until, Now()))
     return Least(Subquery(sign_in), Subquery(role), Now() + SESSION_LIFE, output_field=DateTimeField())
 
 

@@ -183,6 +183,18 @@ def test_who_may_make_one(facility: Facility, role: Role) -> None:
     assert made(RoleGrantFactory(role=role, facility=facility).user, facility).by_role
 
 
+def test_a_role_that_ends_in_the_midst_of_a_renewal_prolongs_nothing(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It held when the living ones were looked for, and no longer when they are prolonged."""
+    session = entered(instance)
+    RoleGrant.objects.update(expires_at=Now())
+    monkeypatch.setattr(entry, "living", GatewaySession.objects.all)
+    entry.renew({session.sid: True})
+    session.refresh_from_db()
+    assert session.expires_at <= now()
+
+
 # ---- what the gateways are told ----
 def withdrawn_by(rows: list[dict[str, Any]]) -> list[str]:
     return [row["sid"] for row in rows if row["type"] == "withdraw"]
