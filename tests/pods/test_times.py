@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
+import re
 import statistics
 import time
 import uuid
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -25,23 +28,37 @@ ROUNDS = 5
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 
 
-def until_it_answers(lab: RealLab, name: str) -> None:
-    """Wait until the JupyterLab of a pod answers over HTTP, whatever it says."""
+def until_it_answers(lab: RealLab, name: str) -> str:
+    """Wait until the JupyterLab of a pod answers over HTTP, whatever it says; return the pod's address."""
     end = time.monotonic() + 300
     while time.monotonic() < end:
         address = lab.pod(NAMESPACE, name).get("status", {}).get("podIP")
         with contextlib.suppress(OSError, http.client.HTTPException):
             if address:
-                connection = http.client.HTTPConnection(address, 8888, timeout=1)
-                connection.request("GET", "/api/status")
-                connection.getresponse()
-                return
+                ask(address, "/api/status")
+                return str(address)
         time.sleep(0.02)
     raise AssertionError(lab.pod(NAMESPACE, name))
 
 
-def start_alone(lab: RealLab, like: dict[str, Any]) -> float:
-    """Return the seconds that a pod like this one takes to answer when nobody but the cluster is asked."""
+def ask(address: str, path: str, token: str = "") -> int:
+    """Return the status of a whole answer."""
+    connection = http.client.HTTPConnection(address, 8888, timeout=10)
+    connection.request("GET", path, headers={"Authorization": f"token {token}"} if token else {})
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+def token_of(lab: RealLab, pod: dict[str, Any]) -> str:
+    name = pod["metadata"]["name"].removesuffix("-0")
+    secret = lab.admin.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}")
+    return base64.b64decode(secret["data"]["JUPYTER_TOKEN"]).decode()
+
+
+def start_alone(lab: RealLab, like: dict[str, Any]) -> tuple[float, float]:
+    """Return the seconds that a pod like this one takes, when nobody but the cluster is asked, until it answers, and
+    until it has answered with its page."""
     kept = ("containers", "securityContext", "automountServiceAccountToken", "enableServiceLinks")
     own = [
         {"name": volume["name"], "emptyDir": {}} if volume["name"] in ("scratch", "home") else volume
@@ -52,14 +69,16 @@ def start_alone(lab: RealLab, like: dict[str, Any]) -> float:
     began = time.monotonic()
     body = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name}, "spec": spec}
     lab.admin.ask("POST", PODS, body=body)
-    until_it_answers(lab, name)
-    took = time.monotonic() - began
+    address = until_it_answers(lab, name)
+    answered = time.monotonic() - began
+    assert ask(address, "/lab", token_of(lab, like)) == 200
+    shown = time.monotonic() - began
     lab.admin.ask("DELETE", f"{PODS}/{name}", body={"gracePeriodSeconds": 0})
-    return took
+    return answered, shown
 
 
 def test_times(lab: RealLab, running: Running, page: Page, capsys: pytest.CaptureFixture[str]) -> None:
-    story, alone, answered, seen = Story(), [], [], []
+    story, times = Story(), defaultdict[str, list[float]](list)
     page.goto(f"{running.url}/doi/{DOI}")
     page.get_by_role("button", name="Analyse").click()
     sign_in(page, "collaborator")
@@ -68,21 +87,32 @@ def test_times(lab: RealLab, running: Running, page: Page, capsys: pytest.Captur
         button = page.get_by_role("button", name="Start")
         button.wait_for()
         began = time.monotonic()
-        button.click()
+
+        def note(what: str, began: float = began) -> None:
+            times[what].append(time.monotonic() - began)
+
+        with page.expect_request(re.compile("/enter")) as entry:
+            button.click()
+            page.wait_for_url(re.compile(r"/instances/[0-9a-f-]{36}/"), wait_until="commit")
+            note("click, until the instance's page")
+            assert entry.value
+            note("click, until the way in")
         page.wait_for_url(jupyterlab(running), timeout=180_000, wait_until="commit")
-        answered.append(time.monotonic() - began)
+        note("click, until JupyterLab's page")
         expect(page.get_by_role("menuitem", name="Run", exact=True)).to_be_visible(timeout=LAB_READY)
-        seen.append(time.monotonic() - began)
+        note("click, until JupyterLab can be used")
         found = lab.admin.ask("GET", PODS)["items"]
         like = next(pod for pod in found if pod["metadata"]["name"].startswith("bp-"))
-        alone.append(start_alone(lab, like))
+        answered, shown = start_alone(lab, like)
+        times["pod alone, until it answers"].append(answered)
+        times["pod alone, until JupyterLab's page"].append(shown)
         for href in story.instances(running, page):
             story.delete(running, page, href)
     with capsys.disabled():
-        for what, times in (("pod alone, until it answers", alone), ("click, until JupyterLab's page", answered)):
-            print(f"\n{what}: {_median(times)}", end="")
-        print(f"\nclick, until JupyterLab can be used: {_median(seen)}")
-    assert len(seen) == ROUNDS
+        for what, took in times.items():
+            print(f"\n{what}: {_median(took)}", end="")
+        print()
+    assert len(times["click, until JupyterLab can be used"]) == ROUNDS
 
 
 def _median(times: list[float]) -> str:
