@@ -53,7 +53,7 @@ def ask(address: str, path: str, token: str = "") -> int:
 def token_of(lab: RealLab, pod: dict[str, Any]) -> str:
     name = pod["metadata"]["name"].removesuffix("-0")
     secret = lab.admin.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}")
-    return base64.b64decode(secret["data"]["JUPYTER_TOKEN"]).decode()
+    return base64.b64decode(secret["data"]["jupyter"]).decode()
 
 
 def start_alone(lab: RealLab, like: dict[str, Any]) -> tuple[float, float]:
