@@ -25,6 +25,12 @@ from tests.labs.kubernetes.real import RealLab
 pytestmark = [pytest.mark.pods, pytest.mark.root, pytest.mark.browser, pytest.mark.timeout(1800)]
 
 ROUNDS = 5
+#: of a pod's own, made anew as an instance's is
+DISK = {
+    "storageClassName": "lab-disk",
+    "accessModes": ["ReadWriteOnce"],
+    "resources": {"requests": {"storage": "1Gi"}},
+}
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 
 
@@ -60,11 +66,11 @@ def start_alone(lab: RealLab, like: dict[str, Any]) -> tuple[float, float]:
     """Return the seconds that a pod like this one takes, when nobody but the cluster is asked, until it answers, and
     until it has answered with its page."""
     kept = ("containers", "securityContext", "automountServiceAccountToken", "enableServiceLinks")
-    own = [
-        {"name": volume["name"], "emptyDir": {}} if volume["name"] in ("scratch", "home") else volume
-        for volume in like["spec"]["volumes"]
+    own = {"home": {"emptyDir": {}}, "scratch": {"ephemeral": {"volumeClaimTemplate": {"spec": DISK}}}}
+    volumes = [
+        {"name": one["name"]} | own[one["name"]] if one["name"] in own else one for one in like["spec"]["volumes"]
     ]
-    spec = {name: like["spec"][name] for name in kept if name in like["spec"]} | {"volumes": own}
+    spec = {name: like["spec"][name] for name in kept if name in like["spec"]} | {"volumes": volumes}
     name = f"alone-{uuid.uuid4().hex[:8]}"
     began = time.monotonic()
     body = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name}, "spec": spec}
