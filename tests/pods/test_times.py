@@ -21,6 +21,7 @@ from tests.browser.test_story import TestStory as Story
 from tests.browser.test_story import lab as jupyterlab
 from tests.labs.kubernetes.cluster import NAMESPACE
 from tests.labs.kubernetes.real import RealLab
+from tests.pods.cluster import manage
 
 pytestmark = [pytest.mark.pods, pytest.mark.root, pytest.mark.browser, pytest.mark.timeout(1800)]
 
@@ -83,6 +84,16 @@ def start_alone(lab: RealLab, like: dict[str, Any]) -> tuple[float, float]:
     return answered, shown
 
 
+#: seconds from the request on at which each new instance changed, one line each
+_STEPS = """
+from django.db.models import F
+from instances.models import Instance
+for instance in Instance.objects.order_by("pk"):
+    for step in instance.transitions.filter(new__in=("building", "starting", "active")).exclude(old=F("new")):
+        print("step", step.new, (step.at - instance.created_at).total_seconds())
+"""
+
+
 def test_times(lab: RealLab, running: Running, page: Page, capsys: pytest.CaptureFixture[str]) -> None:
     story, times = Story(), defaultdict[str, list[float]](list)
     page.goto(f"{running.url}/doi/{DOI}")
@@ -114,6 +125,8 @@ def test_times(lab: RealLab, running: Running, page: Page, capsys: pytest.Captur
         times["pod alone, until JupyterLab's page"].append(shown)
         for href in story.instances(running, page):
             story.delete(running, page, href)
+    for state, seconds in re.findall(r"^step (\w+) ([\d.]+)$", manage(running, "shell", "-c", _STEPS), re.M):
+        times[f"request, until {state}"].append(float(seconds))
     with capsys.disabled():
         for what, took in times.items():
             print(f"\n{what}: {_median(took)}", end="")
