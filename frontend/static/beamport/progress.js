@@ -1,12 +1,15 @@
 // Goes on to JupyterLab once this very page has seen the instance become ready: visibly, and only if nobody says no.
+// Who has waited for it had the time to say so; a start that is quicker waits for them.
 // A page reached by Back never does: whoever comes back wants to be here.
 
-const COUNTDOWN = 1500;
+// milliseconds from the first offer to stay
+const OFFERED = 1500;
 
 const live = document.getElementById("live");
 const arrivedByBack = performance.getEntriesByType("navigation")[0]?.type === "back_forward";
 
 let armed = false;
+let offered = null;
 let wanted = !arrivedByBack;
 let timer = null;
 
@@ -44,7 +47,7 @@ function go(address) {
   timer = setTimeout(() => {
     wanted = false;
     location.assign(address);
-  }, COUNTDOWN);
+  }, Math.max(0, offered + OFFERED - performance.now()));
 }
 
 function hold() {
@@ -63,6 +66,7 @@ function look() {
   }
   hold();
   armed = moving === "yes" && target === "active";
+  offered = armed ? (offered ?? performance.now()) : null;
   if (armed) show("JupyterLab opens by itself when it is ready.", "Stay on this page");
   else bar.hidden = true;
 }
