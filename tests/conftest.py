@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 from django.conf import settings
 
-from tests import canary
+from tests import canary, emptying
 
 
 def pytest_configure(config: pytest.Config) -> None:
     canary.arm_django()
+    emptying.arm()
     settings.WHITENOISE_AUTOREFRESH = True  # else each test client looks for all static files when it is made
     config.addinivalue_line("markers", "leaks: sends secrets to where they do not belong, as a hostile client may")
 
