@@ -67,8 +67,8 @@ class TestReach:
             door.close()
 
     @pytest.fixture(scope="class")
-    def instances(self, lab: RealLab, running: Running, page: Page) -> list[dict[str, Any]]:
-        """Two pods of instances; the page shows the second one's JupyterLab."""
+    def instances(self, lab: RealLab, running: Running, page: Page) -> Iterator[list[dict[str, Any]]]:
+        """Two pods of instances; the page shows the second one's JupyterLab. The node has no room for a third."""
         page.goto(f"{running.url}/instances/new?dois={DOI}")
         page.get_by_role("button", name="Start").click()
         page.wait_for_url(jupyterlab(running), timeout=120_000)
@@ -77,7 +77,10 @@ class TestReach:
         assert slug
         found = lab.admin.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/pods")["items"]
         assert len(found) == 2
-        return sorted(found, key=lambda pod: f'"{slug[1]}.' in str(pod["spec"]).replace("'", '"'))
+        yield sorted(found, key=lambda pod: f'"{slug[1]}.' in str(pod["spec"]).replace("'", '"'))
+        walk = Story()
+        for href in walk.instances(running, page):
+            walk.delete(running, page, href)
 
     def test_an_instance_reaches_nothing_of_the_cluster_and_no_other(
         self, doors: Targets, instances: list[dict[str, Any]], page: Page
