@@ -83,6 +83,7 @@ class Reflector:
 
     def learn(self, found: Object) -> None:
         """Take an object that somebody has just read or written, unless something newer is known."""
+        _lighten(found)
         with self._lock:
             if self._listed.is_set() and self._take(found):
                 self._learnt[found["metadata"]["name"]] = found
@@ -181,7 +182,7 @@ class Reflector:
         kind, found = event.get("type"), event.get("object") or {}
         if kind == "ERROR":
             raise error_of(int(found.get("code") or 500), json_status(found))
-        metadata = found["metadata"]
+        metadata = _lighten(found)["metadata"]
         if kind == "BOOKMARK":
             if initial is not None and _INITIAL_END in metadata.get("annotations", {}):
                 self._swap(initial, metadata["resourceVersion"])
@@ -211,7 +212,7 @@ class Reflector:
         query = {"labelSelector": self.selector, "limit": str(PAGE), **exact}
         while True:
             page = self.cluster.find(self.kind, **query)
-            found |= {one["metadata"]["name"]: one for one in page.get("items") or ()}
+            found |= {one["metadata"]["name"]: _lighten(one) for one in page.get("items") or ()}
             more = page["metadata"].get("continue")
             if not more:
                 return found, str(page["metadata"]["resourceVersion"])
@@ -275,6 +276,12 @@ class Reflector:
         self._gone[uid] = None
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
+
+
+def _lighten(found: Object) -> Object:
+    """Leave out who has written which field: as much again as all the rest, and read by nobody."""
+    found["metadata"].pop("managedFields", None)
+    return found
 
 
 def _version(found: Object) -> str:

@@ -98,6 +98,23 @@ def test_the_first_list_is_streamed(running, cluster):
     assert one.counts.lists == 0
 
 
+def written_by(found: dict[str, Any]) -> dict[str, Any]:
+    return found | {"metadata": found["metadata"] | {"managedFields": [{"manager": "kubelet"}]}}
+
+
+def test_who_has_written_what_is_not_kept(cluster, tmp_path):
+    cluster.answers.put((400, b"{}"))  # streams no list
+    cluster.list(written_by(thing("a", 3)), version=10)
+    lines = cluster.watch()
+    lines.put(event("ADDED", written_by(thing("b", 11))))
+    with reflecting(cluster, tmp_path) as (one, heard):
+        assert heard.get(timeout=10)[0] == "b"
+        one.learn(written_by(thing("c", 12)))
+        kept = one.snapshot()
+    assert sorted(kept) == ["a", "b", "c"]
+    assert not any("managedFields" in found["metadata"] for found in kept.values())
+
+
 def test_until_the_list_is_whole_there_is_none(cluster, tmp_path):
     lines = cluster.watch()
     lines.put(event("ADDED", thing("a", 3)))
