@@ -45,6 +45,13 @@ _toleration = table(
     }
 )
 
+#: which nodes; an image's go on top of the provider's
+_PLACING: dict[str, readers.Reader] = {
+    "node_selector": mapping(text(63, least=0)),
+    "tolerations": each(_toleration),
+    "priority_class": _name,
+}
+
 READERS: dict[str, readers.Reader] = {
     "kubeconfig": _path,
     "context": text(253, least=0),
@@ -56,9 +63,7 @@ READERS: dict[str, readers.Reader] = {
     "home_access": one_of("ReadWriteMany", "ReadWriteOncePod", "ReadWriteOnce"),
     "temporary_size": _size,
     "ephemeral_size": _size,
-    "node_selector": mapping(text(63, least=0)),
-    "tolerations": each(_toleration),
-    "priority_class": _name,
+    **_PLACING,
     "pull_secrets": each(_name),
     "user_namespaces": flag,
     "uid": whole(1, _HIGHEST_ID),
@@ -77,6 +82,7 @@ OPTIONS = Options(
             "environment": mapping(text(10_000, least=0, lines=True)),
             "agent": flag,
             "python": text(1000),
+            **_PLACING,
         }
     ),
     reference=text(200, IMAGE, "an image of a registry with its tag or digest, like registry.example.org/jupyter:1.0"),

@@ -21,7 +21,7 @@ from instances.providers.base import (
     Spec,
 )
 from instances.providers.kubernetes import manifests
-from instances.providers.kubernetes.options import READERS
+from instances.providers.kubernetes.options import OPTIONS, READERS
 from instances.providers.kubernetes.site import BadOptions, Site, site_of
 from tests.providers.kubernetes.objects import DEPLOYMENT, INSTANCE, NAME, site
 
@@ -214,6 +214,7 @@ def test_an_image_may_go_to_nodes_that_others_may_not_take():
     gpus = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     ours = {"key": "analysis", "operator": "Exists"}
     placing = {"node_selector": {"gpu": "a100"}, "tolerations": [gpus], "priority_class": "batch"}
+    assert OPTIONS.image(placing) == placing  # and an operator's file may say so
     where = site(node_selector={"pool": "analysis"}, tolerations=[ours], priority_class="interactive")
     asked = [replace(SPEC, mounts=(), image=ImageSpec("x", DIGEST, options)) for options in (placing, {})]
     first, second = (manifests.pod_spec(spec, where) for spec in asked)
