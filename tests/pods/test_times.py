@@ -84,11 +84,11 @@ def start_alone(lab: RealLab, like: dict[str, Any]) -> tuple[float, float]:
     return answered, shown
 
 
-#: seconds from the request on at which each new instance changed, one line each
-_STEPS = """
+#: seconds from the request on at which each of our instances changed, the newest ones, one line each
+_STEPS = f"""
 from django.db.models import F
 from instances.models import Instance
-for instance in Instance.objects.order_by("pk"):
+for instance in Instance.objects.order_by("-pk")[:{ROUNDS}]:
     for step in instance.transitions.filter(new__in=("building", "starting", "active")).exclude(old=F("new")):
         print("step", step.new, (step.at - instance.created_at).total_seconds())
 """
