@@ -301,7 +301,6 @@ def outside(lab: Lab, options: dict[str, Any], rounds: int) -> None:
         woken.wait(name)
         times.append(time.monotonic() - began)
     say("change outside to a woken worker", rounds=len(times), median=statistics.median(times), longest=max(times))
-    clear(provider)
     provider.close()
 
 
