@@ -5,8 +5,7 @@ from __future__ import annotations
 from instances import reasons
 from instances.lifecycle import State
 from instances.models import Instance, Plan
-
-_GIB = 2**30
+from portal.lib.readers import GIB
 
 
 def explain(instance: Instance, reason: str, detail: str = "", *, given_up: bool = False) -> str:
@@ -48,4 +47,4 @@ def next_larger_plan(plan: Plan) -> Plan | None:
 
 
 def _size(size: int) -> str:
-    return f"{size / _GIB:g} GiB" if size >= _GIB else f"{size / 2**20:g} MiB"
+    return f"{size / GIB:g} GiB" if size >= GIB else f"{size / 2**20:g} MiB"

@@ -9,10 +9,10 @@ from typing import Any
 
 from instances.providers.base import Capacity, FlavourSpec
 from instances.providers.kubernetes.site import Site
+from portal.lib.readers import GIB
 
 Object = dict[str, Any]
 
-_GIB = 2**30
 #: offered to the admin's import where a node has as much: name, cores, GiB
 _SIZES = (("small", 1, 2), ("medium", 2, 8), ("large", 4, 16), ("huge", 16, 64))
 _UNITS = {"": Decimal(1), "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3")}
@@ -119,10 +119,10 @@ def quota_place(quotas: Iterable[Object]) -> Place | None:
 def flavours_of(places: Iterable[Place], site: Site) -> list[FlavourSpec]:
     """Return the usual sizes that the largest place could carry one of, with a GPU where a place has some."""
     places = list(places)
-    plain = [FlavourSpec(name, cores, memory * _GIB, 0) for name, cores, memory in _SIZES]
+    plain = [FlavourSpec(name, cores, memory * GIB, 0) for name, cores, memory in _SIZES]
     kinds = sorted({place.gpu_kind for place in places if place.total.get(site.gpu(place.gpu_kind))})
     named = [(f"gpu-{kind}".rstrip("-").lower(), kind) for kind in kinds]
-    gpus = [FlavourSpec(name, 4, 16 * _GIB, 0, gpus=1, gpu_kind=kind) for name, kind in named]
+    gpus = [FlavourSpec(name, 4, 16 * GIB, 0, gpus=1, gpu_kind=kind) for name, kind in named]
     return [one for one in (*plain, *gpus) if any(fits(needs(one, site), place.total) for place in places)]
 
 
@@ -145,7 +145,7 @@ def of_places(places: Iterable[Place], site: Site, source: str) -> list[Capacity
 
 def of_quota(place: Place, site: Site) -> list[Capacity]:
     """Return what a quota leaves; of a resource that it does not limit it says nothing."""
-    plain = [FlavourSpec(name, cores, memory * _GIB, 0) for name, cores, memory in _SIZES]
+    plain = [FlavourSpec(name, cores, memory * GIB, 0) for name, cores, memory in _SIZES]
     rows = [(one, needs(one, site)) for one in plain]
     return [
         Capacity(

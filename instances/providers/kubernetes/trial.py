@@ -21,11 +21,11 @@ from instances.providers.kubernetes.errors import NotThere
 from instances.providers.kubernetes.people import told, words
 from instances.providers.kubernetes.phases import Verdict, judge
 from instances.providers.kubernetes.sight import Sight
+from portal.lib.readers import GIB
 
 SETS, PODS, CLAIMS = "statefulsets", "pods", "persistentvolumeclaims"
 #: seconds: until a machine runs (its image may be large), its claims say so, the other has looked, all is gone
 START, BOUND, LOOK, GONE = 600.0, 20.0, 120.0, 120.0
-_GIB = 2**30
 #: how many events are told: those of one second come in no order, and a start has some that mean nothing
 _TOLD = 6
 _MARK = "beamport-trial "
@@ -79,7 +79,7 @@ class Trial:
     def __init__(self, cluster: Cluster, post_secret: Callable[[Object], None], spec: Spec) -> None:
         self._cluster, self._site, self._post_secret = cluster, cluster.site, post_secret
         self._mark = uuid.uuid4().hex[:8]
-        self._home = Home(f"trial-{self._mark}", _GIB)
+        self._home = Home(f"trial-{self._mark}", GIB)
         self._spec = replace(spec, home=self._home, mounts=(), identity=None, deployment=self._site.deployment)
 
     def run(self) -> Generator[Finding]:

@@ -25,8 +25,8 @@ from instances.providers.base import (
 )
 from instances.providers.local.wire import LONGEST, pack_data, pack_spec, unpack_error
 from portal.lib import readers
+from portal.lib.readers import GIB
 
-_GIB = 2**30
 #: offered to the admin's import where the machine has as much
 _FLAVOURS = (("small", 1, 1), ("medium", 2, 4), ("large", 4, 16), ("huge", 16, 64))
 #: seconds: a look is quick; a start checks the data's folders, a stop lets the session save its work
@@ -180,7 +180,5 @@ def _observation(seen: dict[str, Any]) -> Observation:
 
 def _fitting(have: dict[str, int]) -> list[FlavourSpec]:
     """Return the flavours that this machine could carry one of."""
-    fitting = [one for one in _FLAVOURS if one[2] * _GIB <= have["memory"] and one[1] <= have["cores"]] or [
-        _FLAVOURS[0]
-    ]
-    return [FlavourSpec(name, cores, memory * _GIB, 0) for name, cores, memory in fitting]
+    fitting = [one for one in _FLAVOURS if one[2] * GIB <= have["memory"] and one[1] <= have["cores"]] or [_FLAVOURS[0]]
+    return [FlavourSpec(name, cores, memory * GIB, 0) for name, cores, memory in fitting]
