@@ -9,7 +9,7 @@ from instances.providers.kubernetes import manifests
 from instances.providers.kubernetes.capacity import quantity
 from instances.providers.kubernetes.client import Cluster
 from instances.providers.kubernetes.errors import DiskHeld, Exists, HomeHeld, NotThere
-from instances.providers.kubernetes.sight import seconds
+from instances.providers.kubernetes.sight import is_noticed, seconds
 
 #: seconds for which a machine's word counts that it is about to take a home; who gave it may have died
 TAKING = 60.0
@@ -98,7 +98,10 @@ def _has(machine: Object, now: float) -> bool:
     """Whether a machine mounts its home now, is still letting go of it, or is about to take it."""
     if machine["spec"]["replicas"] or machine.get("status", {}).get("replicas"):
         return True
-    wants = machine["metadata"].get("annotations", {}).get(manifests.WANTS_HOME, "")
+    notes = machine["metadata"].get("annotations", {})
+    if manifests.STARTED in notes and not is_noticed(machine):
+        return True  # the pod of its start may be still to come
+    wants = notes.get(manifests.WANTS_HOME, "")
     return bool(wants) and now - seconds(wants) < TAKING
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from instances.lifecycle import Phase
 from instances.providers.kubernetes.errors import quota_text
-from instances.providers.kubernetes.sight import Sight
+from instances.providers.kubernetes.sight import Sight, is_noticed
 
 #: seconds: a healthy start may show "unscheduled" for a moment; a deletion or an end that takes longer hangs
 FLASH, DELETING, ENDING = 10.0, 600.0, 60.0
@@ -127,6 +127,11 @@ def _crashing(seen: Sight) -> Verdict:
     return Verdict(Phase.FAILED if looping else Phase.RUNNING, ours, f"It ended with code {code} ({reason}).")
 
 
+def _is_stopped(seen: Sight) -> bool:
+    """No pod is there, and none is still to come of an earlier wish."""
+    return seen.wanted == 0 and seen.pod is None and is_noticed(seen.found)
+
+
 def _refused(seen: Sight) -> bool:
     message = seen.told("FailedCreate")
     return any(word in message for word in _REFUSALS)
@@ -138,7 +143,7 @@ def _always(phase: Phase, reason: str = "") -> Callable[[Sight], Verdict]:
 
 TABLE = (
     Row("being deleted", lambda seen: bool(seen.deleted_at), _deleting),
-    Row("stopped", lambda seen: seen.wanted == 0 and seen.pod is None, _always(Phase.STOPPED)),
+    Row("stopped", _is_stopped, _always(Phase.STOPPED)),
     Row("stopping", lambda seen: seen.wanted == 0, _ending),
     Row("no pod, refused", lambda seen: seen.pod is None and _refused(seen), _refusal),
     Row("evicted again and again", _again_and_again, _always(Phase.FAILED, "evicted")),

@@ -40,7 +40,7 @@ from instances.providers.kubernetes.options import OPTIONS
 from instances.providers.kubernetes.people import told, words
 from instances.providers.kubernetes.phases import Verdict, judge, wants_events
 from instances.providers.kubernetes.reflector import Reflector
-from instances.providers.kubernetes.sight import Sight
+from instances.providers.kubernetes.sight import Sight, is_noticed
 from instances.providers.kubernetes.site import site_of
 from instances.providers.kubernetes.trial import Trial
 from portal.lib import variables
@@ -369,7 +369,7 @@ class KubernetesProvider:
     def _wait_until_noticed(self, changed: Object) -> None:
         """A pod that is deleted before the controller has read the new template comes back with the old one."""
         end = time.monotonic() + _NOTICE
-        while changed["status"].get("observedGeneration", 0) < changed["metadata"]["generation"]:
+        while not is_noticed(changed):
             if time.monotonic() > end:
                 raise ProviderUnavailable("the controller takes no notice of the changed machine")
             time.sleep(0.05)

@@ -21,6 +21,11 @@ def seconds(text: Any) -> float:
         return 0.0
 
 
+def is_noticed(found: Object) -> bool:
+    """Whether the controller has seen a StatefulSet as it is now: until then it makes pods for what it was before."""
+    return int(found.get("status", {}).get("observedGeneration", 0)) >= int(found["metadata"]["generation"])
+
+
 @dataclass(frozen=True)
 class Sight:
     """A StatefulSet, its pod, and, where somebody asked, events of both. `now` is the cluster's time."""

@@ -31,10 +31,11 @@ def machine(replicas: int = 1, *, started: float = 30, **metadata: Any) -> Objec
             "uid": "u-1",
             "labels": manifests.labels(site(), instance=INSTANCE, machine=NAME),
             "annotations": {manifests.STARTED: ago(started), manifests.SERVICES: '[["jupyter", 8888]]'},
+            "generation": 2,
             **metadata,
         },
         "spec": {"replicas": replicas},
-        "status": {},
+        "status": {"observedGeneration": 2},
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 from instances.lifecycle import Phase
 from instances.providers.base import Mount, MountKind, ProviderUnavailable
 from instances.providers.kubernetes import KubernetesProvider, client, provider, reflector
+from instances.providers.kubernetes.errors import HomeHeld
 from tests.labs.kubernetes.cluster import COMPONENTS
 from tests.labs.kubernetes.proxy import Proxy
 from tests.providers.kubernetes.conftest import options_of
@@ -31,6 +32,17 @@ def hand(healed, cloud, make_spec, impatient):
     yield one
     healed.heal()
     one.remove_all()
+
+
+@pytest.fixture
+def exclusive(healed, prepared, make_spec, impatient):
+    """A provider whose homes are mounted by one machine at a time."""
+    options = options_of(prepared, deployment=make_spec().deployment, home_access="ReadWriteOnce")
+    one = Hand(healed, KubernetesProvider(options), make_spec)
+    yield one
+    healed.heal()
+    one.remove_all()
+    one.provider.close()
 
 
 @pytest.fixture
@@ -217,6 +229,29 @@ def test_without_controllers_a_stop_waits_and_is_not_believed(hand):
     hand.lab.thaw("kube-controller-manager")
     hand.until(name, Phase.STOPPED)
     hand.until(late, Phase.RUNNING)
+
+
+def test_what_controllers_have_not_begun_may_still_come(hand):
+    """They may have read the start and not yet the stop: no pod is there, and one may come."""
+    hand.lab.freeze("kube-controller-manager")
+    name = hand.create()
+    hand.provider.stop(name)
+    hand.stays(name, Phase.PENDING)
+    hand.lab.thaw("kube-controller-manager")
+    hand.until(name, Phase.STOPPED)
+    hand.stays(name, Phase.STOPPED)
+
+
+def test_what_controllers_have_not_begun_keeps_its_home(exclusive):
+    exclusive.lab.freeze("kube-controller-manager")
+    wanted = exclusive.make_spec()
+    exclusive.made.append(exclusive.provider.create(wanted))
+    exclusive.provider.stop(wanted.name)
+    with pytest.raises(HomeHeld, match=wanted.name):
+        exclusive.create(home=wanted.home)
+    exclusive.lab.thaw("kube-controller-manager")
+    exclusive.until(wanted.name, Phase.STOPPED)
+    exclusive.until(exclusive.create(home=wanted.home), Phase.RUNNING)
 
 
 def test_a_reboot_with_other_data_waits_for_the_controllers(hand, monkeypatch):

@@ -31,6 +31,7 @@ CASES = {
     "deletion hangs": (machine(deletionTimestamp=ago(601)), None, (), P.PENDING, "delete-hangs"),
     "stopped": (machine(0), None, (), P.STOPPED, ""),
     "stopped, old refusal": (machine(0), None, (event("FailedCreate", QUOTA),), P.STOPPED, ""),
+    "stopped before it came": (machine(0, generation=3), None, (), P.PENDING, ""),
     "stopping": (machine(0), pod(metadata={"deletionTimestamp": ago(-20)}), (), P.PENDING, ""),
     "stop hangs": (machine(0), pod(metadata={"deletionTimestamp": ago(61)}), (), P.PENDING, "node-lost"),
     "quota": (machine(), None, (event("FailedCreate", QUOTA),), P.FAILED, "no-capacity"),
