@@ -340,9 +340,10 @@ class Machines:
     async def _measure(self, key: str) -> None:
         folder = self.store.homes / key
         if folder.is_dir():
+            began = time.time()  # what is written while it counts may be left out
             used = await disk.used(folder, folder.stat().st_uid)
             if used is not None:
-                self.usage[key] = (used, time.time())
+                self.usage[key] = (used, began)
 
     def _remove(self, path: Path) -> None:
         self._later(disk.remove(path))

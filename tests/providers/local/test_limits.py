@@ -117,7 +117,8 @@ def test_a_full_home_still_starts(host: Host) -> None:
         host.provider.start(alice.name)
         alice.wait()
         assert alice.run("open('/run/session/works', 'w').write('x'); print('yes')") == "yes"
-        usage = host.provider.home_usage(Home("full", 2**30))
+        home = Home("full", 2**30)
+        usage = until(lambda: (counted := host.provider.home_usage(home)).used and counted)
         assert usage.used >= usage.limit == MIB, "what its own file system holds counts"
         host.provider.delete(alice.name)
 
