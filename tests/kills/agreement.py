@@ -101,7 +101,7 @@ def _sandbox(site: Site, name: str, pids: set[int]) -> list[str]:
         with contextlib.suppress(OSError):
             process = Path(f"/proc/{pid}")
             spaces.add(os.readlink(process / "ns" / "pid"))
-            servers += b"\0-m\0jupyterlab\0" in (process / "cmdline").read_bytes()
+            servers += b"/start_jupyterlab.py\0" in (process / "cmdline").read_bytes()
             uids.add(process.stat().st_uid)
     wanted = json.loads((folder / "spec.json").read_text())["ids"]["uid"] if folder.is_dir() else None
     return [
