@@ -178,6 +178,25 @@ def test_a_build_is_done_once_and_an_unknown_recipe_refused(image: Path, tmp_pat
         assert build("jupyter", IMAGES, uv="/nonexistent").resolve() == image
 
 
+def test_jupyterlab_starts_without_what_no_session_needs(image: Path, tmp_path: Path) -> None:
+    """It would take four times as long: parsers of a format that no schema has, and settings of a build from node."""
+    node, asked = tmp_path / "node", tmp_path / "asked"
+    node.write_text(f"#!/bin/sh\n: >{asked}\n")
+    node.chmod(0o755)
+
+    def imported(*start: str) -> str:
+        argv = [str(image / "bin" / "python"), "-X", "importtime", *start, "--version"]
+        environment = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+        return subprocess.run(argv, env=environment, check=True, timeout=50, capture_output=True, text=True).stderr
+
+    modules = imported(str(image / "start_jupyterlab.py"))
+    assert "jupyterlab.labapp" in modules
+    assert "lark" not in modules
+    assert not asked.exists()
+    imported("-m", "jupyterlab")
+    assert asked.exists(), "JupyterLab asks no more by itself: start_jupyterlab.py can go"
+
+
 def test_the_welcome_notebook_of_nobodys_data_says_so_and_odd_titles_stay_text() -> None:
     empty = json.loads(notebook("None", []))
     assert [cell["cell_type"] for cell in empty["cells"]] == ["markdown", "markdown"]
