@@ -287,7 +287,7 @@ class TestEmbargo:
         assert answer.status_code == 200
         for shown in (SECRET, "What we do.", "Marchetti, Livia", "Under embargo until", "office@site.example"):
             assert shown in page, shown
-        for hidden in ("Hidden", "HIDDENLINE", "hidden sample", "RUN-1", "117", "Analyse</", "Runs", "MiB"):
+        for hidden in ("Hidden", "HIDDENLINE", "hidden sample", "RUN-1", "123456789", "Analyse</", "Runs", "MiB"):
             assert hidden not in page, hidden
         assert proposal.experiments.count() == 1
 
