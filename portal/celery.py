@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import worker_init, worker_shutdown
+from kombu.transport.redis import Channel
 
 from portal.lib import postgres
 
@@ -18,6 +19,15 @@ PATIENCE = 20.0
 app = Celery("beamport")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["instances"])
+
+
+def _is_connected(channel: Channel) -> bool:
+    return channel.connection is not None and channel.connection.client is not None
+
+
+# Messages go back to Redis while there is a connection to it. kombu (5.7) tries without one, too, when it is closed for
+# the second time after a loss, and the worker ends of it. Nothing hangs on them: a lost task costs one sweep.
+Channel.do_restore = property(_is_connected)  # type: ignore[assignment]
 
 
 @worker_init.connect
