@@ -10,6 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -216,7 +217,8 @@ class Trial:
             for kind, one in left:
                 name = str(one["metadata"]["name"])
                 if not one["metadata"].get("deletionTimestamp"):
-                    self._cluster.delete(kind, name, one["metadata"]["uid"], "Foreground")
+                    with suppress(NotThere):  # gone since it was listed
+                        self._cluster.delete(kind, name, one["metadata"]["uid"], "Foreground")
                 if name not in removed:
                     removed.append(name)
             if time.monotonic() > end:

@@ -15,6 +15,7 @@ from instances.providers.base import Finding, ImageSpec, ProviderError, Rejected
 from instances.providers.kubernetes import KubernetesProvider, trial
 from instances.providers.kubernetes.trial import Trial
 from tests.labs.kubernetes.cluster import free_ports
+from tests.portals import until
 from tests.providers.kubernetes.conftest import options_of
 from tests.providers.kubernetes.faults import raises_in_time
 
@@ -97,6 +98,22 @@ def test_a_trial_that_is_broken_off_leaves_nothing(provider, lab, make_spec, mon
     monkeypatch.setattr(one, "_follow", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(one.run())
+    assert left(lab) == []
+
+
+def test_what_goes_before_it_is_removed_is_no_error(provider, lab, make_spec, monkeypatch):
+    """A claim is listed, goes by itself, and is then asked to go."""
+    delete, late = provider.cluster.delete, []
+
+    def deleted_before(kind: str, name: str, *given: str) -> Any:
+        delete(kind, name, *given)
+        until(lambda: all(one["metadata"]["name"] != name for one in lab.admin.find(kind)["items"]))
+        late.append(name)
+        return delete(kind, name, *given)
+
+    monkeypatch.setattr(provider.cluster, "delete", deleted_before)
+    assert list(trial_of(provider, make_spec()).run())
+    assert late
     assert left(lab) == []
 
 
