@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from tests.auth import test_demo_provider as demo
@@ -13,7 +15,7 @@ class Demo(Lab):
     slug, title = "demo", "Demo account"
 
     def command(self) -> list[str]:
-        return [str(demo.wheel() / "bin" / "node"), str(demo.FOLDER / "server.mjs")]
+        return [str(demo.wheel() / "bin" / "node"), str(Path(os.environ["BEAMPORT_IDENTITY"]) / "server.mjs")]
 
     def environment(self) -> dict[str, str]:
         variables = demo.environment(self.place, self.port, self.portal)
