@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import secrets
 import shutil
@@ -19,6 +20,8 @@ from tests.labs.kubernetes import build as kubernetes
 from tests.labs.kubernetes import room
 
 canary.arm()
+# the collector looks at everything again and again, and next to nothing here is for it: an eighth of the suite's time
+gc.set_threshold(10_000, 20, 20)
 
 #: what starts whole portals or real JupyterLabs
 _LONG = ("tests/embedded/", "tests/browser/", "tests/kills/", "tests/stores/", "tests/mixed/", "tests/providers/local/")
@@ -95,6 +98,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=reason))
     places = _places([item.nodeid.partition("::")[0] for item in items])
     items.sort(key=lambda item: places[item.nodeid.partition("::")[0]])
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is there now stays for the whole run."""
+    gc.collect()
+    gc.freeze()
 
 
 def _places(files: list[str]) -> dict[str, float]:

@@ -90,7 +90,7 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Checkout]:
         for path in (folder, *folder.rglob("*")):
             os.chown(path, uid, uid)
     yield Checkout(folder, uid, free_port())
-    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(["rm", "-rf", folder], check=False)  # some 60 000 files
 
 
 def test_make_run_sets_everything_up_and_the_second_time_nothing(checkout: Checkout) -> None:
