@@ -127,6 +127,11 @@ def _crashing(seen: Sight) -> Verdict:
     return Verdict(Phase.FAILED if looping else Phase.RUNNING, ours, f"It ended with code {code} ({reason}).")
 
 
+def _has_no_node(seen: Sight) -> bool:
+    """The scheduler writes its word on a pod's name: a late one on the pod before stays on its successor for good."""
+    return not seen.node and seen.is_false("PodScheduled")
+
+
 def _is_stopped(seen: Sight) -> bool:
     """No pod is there, and none is still to come of an earlier wish."""
     return seen.wanted == 0 and seen.pod is None and is_noticed(seen.found)
@@ -150,7 +155,7 @@ TABLE = (
     Row("no pod yet", lambda seen: seen.pod is None, _always(Phase.PENDING)),
     Row("pod being deleted", lambda seen: bool(seen.pod_leaves_at), _replaced),
     Row("pod ended", lambda seen: seen.pod_phase == "Failed", _ended_pod),
-    Row("no node", lambda seen: seen.is_false("PodScheduled"), _unscheduled),
+    Row("no node", _has_no_node, _unscheduled),
     Row("container waits", lambda seen: seen.waiting in WAITING, _waiting),
     Row("container crashes", lambda seen: seen.waiting == "CrashLoopBackOff", _crashing),
     Row("node is silent", lambda seen: seen.node_is_silent, lambda seen: _lost(Phase.UNKNOWN, seen)),

@@ -119,6 +119,16 @@ def test_a_pod_that_is_not_ready_runs(hand):
     assert hand.until(name, Phase.RUNNING).endpoints == ()
 
 
+def test_a_late_word_of_the_scheduler_on_the_pod_before_does_not_count(hand):
+    """It is written on the pod's name, and nobody takes it back from a successor that has its node."""
+    name = hand.running()
+    late = {"type": "PodScheduled", "status": "False", "reason": "SchedulerError", "message": "is being deleted"}
+    others = [one for one in hand.pod(name)["status"]["conditions"] if one["type"] != "PodScheduled"]
+    status = f"{hand.admin.path('pods', f'{name}-0')}/status"
+    hand.admin.ask("PATCH", status, body={"status": {"conditions": [*others, late]}})
+    hand.stays(name, Phase.RUNNING)
+
+
 def test_a_loop_of_crashes_fails(hand):
     name = hand.create("crash")
     assert "code 1" in hand.until(name, Phase.FAILED, "ended").detail

@@ -23,6 +23,8 @@ KILLED = {"terminated": {"reason": "OOMKilled", "exitCode": 137, "startedAt": ag
 LOOP = "CrashLoopBackOff"
 RUNS = {"running": {"startedAt": ago(20)}}
 SILENT = pod(state=RUNS, ready=False, container_ready=True)
+PLACED = unscheduled(20) | {"spec": {"nodeName": "node-7"}}
+PLACED |= {"status": PLACED["status"] | {"phase": "Running"}}
 
 P = Phase
 # what is seen → phase, reason
@@ -67,6 +69,7 @@ CASES = {
     "evicted before this start": (machine(), None, (event("Evicted", "", 40),) * 3, P.PENDING, ""),
     "no node for a moment": (machine(), unscheduled(9), (), P.PENDING, ""),
     "no node": (machine(), unscheduled(10), (), P.PENDING, "no-capacity"),
+    "a late word on the pod before": (machine(), PLACED, (), P.RUNNING, ""),
     "image not there": (machine(), waits("ErrImagePull", created=59), (), P.PENDING, "image-missing"),
     "image not there at all": (machine(), waits("ImagePullBackOff", created=60), (), P.FAILED, "image-missing"),
     "no image's name": (machine(), waits("InvalidImageName"), (), P.FAILED, "image-missing"),
