@@ -37,6 +37,7 @@ class Phase(StrEnum):
     PENDING = "pending"
     RUNNING = "running"
     READY = "ready"
+    STOPPING = "stopping"
     STOPPED = "stopped"
     HELD = "held"
     FAILED = "failed"
@@ -58,6 +59,8 @@ PROBED = frozenset({State.STARTING})
 SERVED = frozenset({State.ACTIVE, State.UNAVAILABLE})
 #: phases of a machine that runs, or would come to run by itself
 UP = frozenset({Phase.PENDING, Phase.RUNNING, Phase.READY, Phase.FAILED})
+#: phases that pass by themselves
+ON_ITS_WAY = frozenset({Phase.PENDING, Phase.STOPPING})
 #: states that pass by themselves
 MOVING = frozenset({State.REQUESTED, State.BUILDING, State.STARTING, State.STOPPING, State.REBOOTING, State.DELETING})
 
@@ -139,7 +142,9 @@ def _rebooted(state: State, target: Target, phase: Phase, reboot: bool) -> Step 
 def _toward_active(state: State, phase: Phase, last_call: Call | None) -> Step:
     if phase is Phase.MISSING:
         return Step(State.BUILDING, Call.CREATE)
-    if phase is Phase.PENDING:
+    if phase is Phase.STOPPING and state in SERVED:
+        return Step(State.UNAVAILABLE, reason="shut-down")
+    if phase in ON_ITS_WAY:
         return Step(State.BUILDING if state in _UNBUILT else State.STARTING)
     if phase is Phase.RUNNING:
         return Step(State.UNAVAILABLE, reason="not-answering") if state in SERVED else Step(State.STARTING)
@@ -159,4 +164,4 @@ def _toward_stopped(state: State, phase: Phase) -> Step:
         return Step(State.STOPPED)
     if phase is Phase.HELD:
         return Step(state)
-    return Step(State.STOPPING, None if phase is Phase.PENDING else Call.STOP)
+    return Step(State.STOPPING, None if phase in ON_ITS_WAY else Call.STOP)

@@ -15,7 +15,7 @@ from django.conf import settings
 
 from instances import clouds, leases, reasons, transitions
 from instances.explain import explain
-from instances.lifecycle import MOVING, Call, Phase, State, Step, Target, decide
+from instances.lifecycle import MOVING, ON_ITS_WAY, Call, Phase, State, Step, Target, decide
 from instances.models import Instance
 from instances.providers.base import NoCapacity, Observation, Provider, ProviderError, Rejected
 from instances.spec import data_mounts, spec_of
@@ -191,9 +191,9 @@ def _learn(instance: Instance, lease: uuid.UUID, seen: Observation) -> bool:
             _count_missing(instance, lease)
         if seen.ref and seen.ref != instance.ref:
             news["ref"] = seen.ref
-        if endpoints != instance.endpoints and seen.phase in (Phase.PENDING, Phase.RUNNING, Phase.READY):
+        if endpoints != instance.endpoints and seen.phase in ON_ITS_WAY | {Phase.RUNNING, Phase.READY}:
             news |= _reached_at(instance, endpoints)
-    tells = seen.phase in (Phase.RUNNING, Phase.PENDING, Phase.UNKNOWN) and instance.state != State.ERROR
+    tells = seen.phase in ON_ITS_WAY | {Phase.RUNNING, Phase.UNKNOWN} and instance.state != State.ERROR
     if tells and seen.reason and seen.reason != instance.reason:
         news |= {"reason": seen.reason, "detail": explain(instance, seen.reason, seen.detail)}
         if seen.reason in reasons.ALARMING:
@@ -269,9 +269,9 @@ def _reason(instance: Instance, seen: Observation, step: Step) -> str:
         return seen.reason
     if step.reason == "deadline" and instance.reason and not instance.last_call:
         return instance.reason  # why the call could not be made
-    if step.reason == "deadline" and seen.reason and seen.phase is Phase.PENDING:
+    if step.reason == "deadline" and seen.reason and seen.phase in ON_ITS_WAY:
         return seen.reason
-    said = seen.reason if seen.phase in (Phase.PENDING, Phase.RUNNING) else ""
+    said = seen.reason if seen.phase in ON_ITS_WAY | {Phase.RUNNING} else ""
     return step.reason or said or (instance.reason if step.state == instance.state else "")
 
 

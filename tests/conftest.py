@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from django.conf import settings
+from django.db import connections
+from psycopg.pq import TransactionStatus
 
 from tests import canary, emptying
 
@@ -24,3 +26,10 @@ def no_secret_is_seen(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if not request.node.get_closest_marker("leaks"):
         assert canary.sightings == []
+
+
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
+    """End a connection that a test which ran out of time has left in the middle of a query: the next needs another."""
+    for one in connections.all(initialized_only=True) if call.excinfo else ():
+        if one.connection and one.connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            one.close()

@@ -58,6 +58,7 @@ FAULTS: dict[str, Callable[[Options, str], Faulty]] = {
     "Lies: missing": lies(faulty.absent),
     "Lies: pending": lies(faulty.in_phase(Phase.PENDING)),
     "Lies: running": lies(faulty.in_phase(Phase.RUNNING)),
+    "Lies: stopping": lies(faulty.in_phase(Phase.STOPPING)),
     "Lies: stopped": lies(faulty.in_phase(Phase.STOPPED)),
     "Lies: held": lies(faulty.in_phase(Phase.HELD)),
     "Lies: failed": lies(faulty.in_phase(Phase.FAILED)),
@@ -96,6 +97,7 @@ Lies: half a list                 | active                           | active   
 Lies: missing                     | building                         | error deadline                   | retry: active
 Lies: pending                     | building                         | error deadline                   | retry: active
 Lies: running                     | active                           | active                           | active
+Lies: stopping                    | building                         | error deadline                   | retry: active
 Lies: stopped                     | error ended-at-once              | error ended-at-once              | retry: active
 Lies: held                        | unavailable held                 | unavailable held                 | active
 Lies: failed                      | error failed                     | error failed                     | retry: active
@@ -120,6 +122,7 @@ Lies: half a list                 | active                           | active   
 Lies: missing                     | error vanished                   | error vanished                   | retry: active
 Lies: pending                     | starting                         | error deadline                   | retry: active
 Lies: running                     | starting                         | error deadline                   | retry: active
+Lies: stopping                    | starting                         | error deadline                   | retry: active
 Lies: stopped                     | error ended-at-once              | error ended-at-once              | retry: active
 Lies: held                        | unavailable held                 | unavailable held                 | start: active
 Lies: failed                      | error failed                     | error failed                     | retry: active
@@ -144,6 +147,7 @@ Lies: half a list                 | stopped                          | stopped  
 Lies: missing                     | error vanished                   | error vanished                   | retry: active
 Lies: pending                     | stopping                         | error deadline                   | retry: stopped
 Lies: running                     | stopping                         | error deadline                   | retry: stopped
+Lies: stopping                    | stopping                         | error deadline                   | retry: stopped
 Lies: stopped                     | stopped                          | stopped                          | stopped
 Lies: held                        | active                           | active                           | stopped
 Lies: failed                      | error failed                     | error failed                     | retry: active
@@ -168,6 +172,7 @@ Lies: half a list                 | active                           | active   
 Lies: missing                     | error vanished                   | error vanished                   | retry: active
 Lies: pending                     | active                           | active                           | active
 Lies: running                     | active                           | active                           | active
+Lies: stopping                    | unavailable shut-down            | unavailable shut-down            | active
 Lies: stopped                     | stopped shut-down                | stopped shut-down                | stopped
 Lies: held                        | unavailable held                 | unavailable held                 | active
 Lies: failed                      | error failed                     | error failed                     | retry: active
@@ -192,6 +197,7 @@ Lies: half a list                 | deleted                          | deleted  
 Lies: missing                     | deleted                          | deleted                          | deleted
 Lies: pending                     | deleted                          | deleted                          | deleted
 Lies: running                     | deleted                          | deleted                          | deleted
+Lies: stopping                    | deleted                          | deleted                          | deleted
 Lies: stopped                     | deleted                          | deleted                          | deleted
 Lies: held                        | deleted                          | deleted                          | deleted
 Lies: failed                      | deleted                          | deleted                          | deleted
@@ -216,6 +222,7 @@ Lies: half a list                 | active                           | active   
 Lies: missing                     | building                         | error deadline                   | retry: active
 Lies: pending                     | building                         | error deadline                   | retry: active
 Lies: running                     | active                           | active                           | active
+Lies: stopping                    | building                         | error deadline                   | retry: active
 Lies: stopped                     | error ended-at-once              | error ended-at-once              | retry: active
 Lies: held                        | unavailable held                 | unavailable held                 | active
 Lies: failed                      | error failed                     | error failed                     | retry: active
@@ -240,6 +247,7 @@ Lies: half a list                 | active                           | active   
 Lies: missing                     | building                         | error deadline                   | retry: active
 Lies: pending                     | building disk-broken             | error disk-broken                | retry: active
 Lies: running                     | starting disk-broken             | error disk-broken                | retry: active
+Lies: stopping                    | building disk-broken             | error disk-broken                | retry: active
 Lies: stopped                     | error disk-broken                | error disk-broken                | retry: active
 Lies: held                        | unavailable held                 | unavailable held                 | retry: active
 Lies: failed                      | error failed                     | error failed                     | retry: active

@@ -78,7 +78,9 @@ class Chaos(Faulty):
             if luck < 0.02:
                 self.lose(ref)
             elif luck < 0.08:
-                self.happen(ref, self.dice.choice([Phase.STOPPED, Phase.FAILED, Phase.HELD]))
+                self.happen(ref, self.dice.choice([Phase.STOPPING, Phase.STOPPED, Phase.FAILED, Phase.HELD]))
+            elif self.machines[ref].phase is Phase.STOPPING:
+                self.happen(ref, Phase.STOPPED)
             elif self.machines[ref].phase is Phase.HELD:
                 self.happen(ref, Phase.RUNNING)
 

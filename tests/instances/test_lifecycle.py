@@ -43,7 +43,7 @@ def test_which_states_move_and_which_are_served():
 
 # ---- all inputs ----
 def test_every_input_has_a_step():
-    assert len(every()) == 11 * 3 * 8 * 6 * 8
+    assert len(every()) == 11 * 3 * 9 * 6 * 8
     assert all(isinstance(row[-1], Step) for row in every())
 
 
@@ -191,6 +191,10 @@ TABLE = [
     (Phase.READY, State.STARTING, Target.ACTIVE, State.ACTIVE, None),
     (Phase.READY, State.UNAVAILABLE, Target.ACTIVE, State.ACTIVE, None),
     (Phase.READY, State.ACTIVE, Target.STOPPED, State.STOPPING, Call.STOP),
+    (Phase.STOPPING, State.BUILDING, Target.ACTIVE, State.BUILDING, None),
+    (Phase.STOPPING, State.STARTING, Target.ACTIVE, State.STARTING, None),
+    (Phase.STOPPING, State.STOPPING, Target.STOPPED, State.STOPPING, None),
+    (Phase.STOPPING, State.STOPPING, Target.DELETED, State.DELETING, Call.DELETE),
     (Phase.STOPPED, State.STOPPED, Target.ACTIVE, State.STARTING, Call.START),
     (Phase.STOPPED, State.ACTIVE, Target.ACTIVE, State.STOPPED, None),
     (Phase.STOPPED, State.STOPPING, Target.STOPPED, State.STOPPED, None),
@@ -217,6 +221,9 @@ def test_the_table(phase, state, target, new, call):
         (State.STARTING, Target.ACTIVE, Phase.FAILED, {}, Step(State.ERROR, Call.STOP, reason="failed")),
         (State.ACTIVE, Target.ACTIVE, Phase.RUNNING, {}, Step(State.UNAVAILABLE, reason="not-answering")),
         (State.ACTIVE, Target.ACTIVE, Phase.HELD, {}, Step(State.UNAVAILABLE, reason="held")),
+        (State.ACTIVE, Target.ACTIVE, Phase.STOPPING, {}, Step(State.UNAVAILABLE, reason="shut-down")),
+        (State.UNAVAILABLE, Target.ACTIVE, Phase.STOPPING, {}, Step(State.UNAVAILABLE, reason="shut-down")),
+        (State.STARTING, Target.ACTIVE, Phase.STOPPING, {"late": True}, Step(State.ERROR, reason="deadline")),
         (
             State.UNAVAILABLE,
             Target.ACTIVE,
@@ -348,7 +355,9 @@ class World:
             if self.chance(0.01):
                 del self.machines[ref]
             elif self.chance(0.02):
-                machine.phase = self.random.choice([Phase.STOPPED, Phase.FAILED, Phase.HELD])
+                machine.phase = self.random.choice([Phase.STOPPING, Phase.STOPPED, Phase.FAILED, Phase.HELD])
+            elif machine.phase is Phase.STOPPING:
+                machine.phase = Phase.STOPPED
             elif machine.phase is Phase.HELD and (self.calm or self.random.random() < 0.3):
                 machine.phase = Phase.RUNNING
 

@@ -75,7 +75,7 @@ def _deleting(seen: Sight) -> Verdict:
 
 def _ending(seen: Sight) -> Verdict:
     late = seen.pod_leaves_at and seen.now > seen.pod_leaves_at + ENDING
-    return _lost(Phase.PENDING, seen) if late else Verdict(Phase.PENDING)
+    return _lost(Phase.STOPPING, seen) if late else Verdict(Phase.STOPPING)
 
 
 def _replaced(seen: Sight) -> Verdict:

@@ -315,6 +315,25 @@ def test_a_change_outside_reaches_the_row_by_the_watch_alone(lab, row, monkeypat
         ticker.stop()
 
 
+@pytest.mark.django_db
+def test_what_an_administrator_stops_is_not_started_again(lab, row):
+    """A real pod takes half a minute to go: who looks meanwhile does not take that for a machine on its way."""
+    instance = requested(row)
+    reach_its_route(instance)
+    transitions.mark_ready(instance.uid)
+    reach(instance, State.ACTIVE)
+    pod = f"{instance.ref}-0"
+    lab.admin.patch("pods", pod, {"metadata": {"finalizers": ["lab/hold"]}})
+    lab.admin.patch("statefulsets", instance.ref, {"spec": {"replicas": 0}})
+    until(lambda: clouds.cloud_of(row).look(instance.ref).phase is Phase.STOPPING)
+    reach(instance, State.UNAVAILABLE)
+    assert (instance.reason, row_of(instance)["services"]) == ("shut-down", [])
+    lab.admin.patch("pods", pod, {"metadata": {"finalizers": None}})
+    reach(instance, State.STOPPED)
+    assert (instance.target, instance.reason) == ("stopped", "shut-down")
+    assert lab.admin.get("statefulsets", instance.ref)["spec"]["replicas"] == 0
+
+
 def wait_for(instance, *states):
     def is_there():
         instance.refresh_from_db()

@@ -65,7 +65,7 @@ def test_a_slow_end_is_waited_for(hand):
     hand.annotate(name, delete_delay="1s")
     hand.provider.stop(name)
     version = hand.set(name)["metadata"]["generation"]
-    hand.stays(name, Phase.PENDING, 3)
+    hand.stays(name, Phase.STOPPING, 3)
     hand.provider.stop(name)
     hand.until(name, Phase.STOPPED)
     assert hand.set(name)["metadata"]["generation"] == version, "a stop under way is not asked for again"
