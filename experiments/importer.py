@@ -294,9 +294,10 @@ class _Import:
     def _tie(self, ties: QuerySet[Any], column: str, wanted: set[tuple[int, int]], table: str) -> None:
         """Have exactly the wanted persons (each the second of a pair) tied to what stands in the column."""
         known = {(what, person): pk for pk, what, person in ties.values_list("pk", column, "person_id")}
-        ties.filter(pk__in=[pk for key, pk in known.items() if key not in wanted]).delete()
+        rows = ties.model._default_manager  # not the joins again: PostgreSQL joins badly before it has counted a table
+        rows.filter(pk__in=[pk for key, pk in known.items() if key not in wanted]).delete()
         new = [ties.model(**{column: key[0], "person_id": key[1]}) for key in sorted(wanted - set(known))]
-        ties.model._default_manager.bulk_create(new, batch_size=BATCH)
+        rows.bulk_create(new, batch_size=BATCH)
         self._count(table, len(new), 0)
 
     def _datasets(self, experiments: dict[tuple[int, str], Experiment]) -> None:
