@@ -237,11 +237,10 @@ def test_a_bad_certificate_is_refused_and_the_old_one_stays(gateway: Encrypted, 
 
 
 @pytest.mark.parametrize("how", BAD)
-def test_it_does_not_start_with_a_bad_certificate(authority: Authority, how: str) -> None:
-    harness = Encrypted(authority)
-    spoiled(authority, how)
+def test_it_does_not_start_with_a_bad_certificate(gateway: Encrypted, how: str) -> None:
+    spoiled(gateway.authority, how)
     with pytest.raises(CannotStart, match="GATEWAY_TLS_CERT_FILE"):
-        Certificates(harness.config, None)  # type: ignore[arg-type]
+        Certificates(gateway.config, None)  # type: ignore[arg-type]
 
 
 # ---- plain http beside it ----
