@@ -413,7 +413,7 @@ def test_a_deletion_that_hangs_says_what_holds_it_and_calls_an_operator_once(act
     settle(active, 1)
     alarms = Mock()
     monkeypatch.setattr(reconcile.log, "error", alarms)
-    cloud.happen(active.ref, Phase.PENDING, reason="delete-hangs", detail="held by lab/hold")
+    cloud.happen(active.ref, Phase.STOPPING, reason="delete-hangs", detail="held by lab/hold")
     for _ in range(3):
         forward(20)
         settle(active, 1)

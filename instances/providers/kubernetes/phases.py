@@ -69,8 +69,8 @@ def wants_events(seen: Sight) -> bool:
 # ---- verdicts of their own ----
 def _deleting(seen: Sight) -> Verdict:
     if seen.now - seen.deleted_at < DELETING:
-        return Verdict(Phase.PENDING)
-    return Verdict(Phase.PENDING, "delete-hangs", f"held by {', '.join(seen.finalizers) or 'its pod'}")
+        return Verdict(Phase.STOPPING)
+    return Verdict(Phase.STOPPING, "delete-hangs", f"held by {', '.join(seen.finalizers) or 'its pod'}")
 
 
 def _ending(seen: Sight) -> Verdict:

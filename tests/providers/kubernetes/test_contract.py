@@ -282,9 +282,7 @@ def test_the_route_is_gone_before_the_cluster_is_told(row, monkeypatch):
     monkeypatch.setattr(cloud.cluster, "_send", watched)
     for verb, there in (("reboot", State.STARTING), ("stop", State.STOPPED), ("delete", State.DELETED)):
         if verb != "delete":
-            reach_its_route(instance)  # a gateway hears it no sooner
-            transitions.mark_ready(instance.uid)
-            reach(instance, State.ACTIVE)
+            reach_active(instance)
         before = len(sent)
         getattr(services, verb)(instance, by=instance.owner)
         reach(instance, there)
@@ -319,9 +317,7 @@ def test_a_change_outside_reaches_the_row_by_the_watch_alone(lab, row, monkeypat
 def test_what_an_administrator_stops_is_not_started_again(lab, row):
     """A real pod takes half a minute to go: who looks meanwhile does not take that for a machine on its way."""
     instance = requested(row)
-    reach_its_route(instance)
-    transitions.mark_ready(instance.uid)
-    reach(instance, State.ACTIVE)
+    reach_active(instance)
     pod = f"{instance.ref}-0"
     lab.admin.patch("pods", pod, {"metadata": {"finalizers": ["lab/hold"]}})
     lab.admin.patch("statefulsets", instance.ref, {"spec": {"replicas": 0}})
@@ -332,6 +328,19 @@ def test_what_an_administrator_stops_is_not_started_again(lab, row):
     reach(instance, State.STOPPED)
     assert (instance.target, instance.reason) == ("stopped", "shut-down")
     assert lab.admin.get("statefulsets", instance.ref)["spec"]["replicas"] == 0
+
+
+@pytest.mark.django_db
+def test_what_an_administrator_deletes_goes_down_before_it_has_vanished(lab, row):
+    instance = requested(row)
+    reach_active(instance)
+    lab.admin.patch("statefulsets", instance.ref, {"metadata": {"finalizers": ["lab/hold"]}})
+    lab.admin.delete("statefulsets", instance.ref, lab.admin.get("statefulsets", instance.ref)["metadata"]["uid"])
+    reach(instance, State.UNAVAILABLE)
+    assert (instance.reason, row_of(instance)["services"]) == ("shut-down", [])
+    lab.admin.patch("statefulsets", instance.ref, {"metadata": {"finalizers": None}})
+    reach(instance, State.ERROR)
+    assert (instance.target, instance.reason) == ("active", "vanished")
 
 
 def wait_for(instance, *states):
@@ -360,6 +369,12 @@ def reach_its_route(instance):
         reconcile.run(instance.pk)
         instance.refresh_from_db()
         time.sleep(0.05)
+
+
+def reach_active(instance):
+    reach_its_route(instance)  # a gateway hears of it no sooner
+    transitions.mark_ready(instance.uid)
+    reach(instance, State.ACTIVE)
 
 
 def until(done: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -151,7 +151,7 @@ def test_a_pod_that_never_ends_is_never_forced(hand):
     name = hand.create("stuck")
     hand.until(name, Phase.RUNNING)
     hand.provider.delete(name)
-    hand.stays(name, Phase.PENDING)
+    hand.stays(name, Phase.STOPPING)
     hand.provider.delete(name)
     assert "deletionGracePeriodSeconds" in hand.pod(name)["metadata"]
     assert hand.pod(name)["metadata"]["deletionGracePeriodSeconds"] > 0
@@ -165,7 +165,7 @@ def test_a_foreign_finalizer_holds_up_and_a_create_waits_for_it(hand):
     hand.until(wanted.name, Phase.RUNNING)
     hand.admin.patch(SETS, wanted.name, {"metadata": {"finalizers": ["lab/hold"]}})
     hand.provider.delete(wanted.name)
-    hand.stays(wanted.name, Phase.PENDING)
+    hand.stays(wanted.name, Phase.STOPPING)
     with pytest.raises(ProviderUnavailable, match="still being deleted"):
         hand.provider.create(wanted)
     hand.admin.patch(SETS, wanted.name, {"metadata": {"finalizers": None}})

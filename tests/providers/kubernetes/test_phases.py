@@ -29,8 +29,8 @@ PLACED |= {"status": PLACED["status"] | {"phase": "Running"}}
 P = Phase
 # what is seen → phase, reason
 CASES = {
-    "being deleted": (machine(deletionTimestamp=ago(5)), pod(ready=True), (), P.PENDING, ""),
-    "deletion hangs": (machine(deletionTimestamp=ago(601)), None, (), P.PENDING, "delete-hangs"),
+    "being deleted": (machine(deletionTimestamp=ago(5)), pod(ready=True), (), P.STOPPING, ""),
+    "deletion hangs": (machine(deletionTimestamp=ago(601)), None, (), P.STOPPING, "delete-hangs"),
     "stopped": (machine(0), None, (), P.STOPPED, ""),
     "stopped, old refusal": (machine(0), None, (event("FailedCreate", QUOTA),), P.STOPPED, ""),
     "stopped before it came": (machine(0, generation=3), None, (), P.STOPPING, ""),
