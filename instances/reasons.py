@@ -39,7 +39,7 @@ SENTENCES = {
     "host-failed": "The computer that carried this machine failed. Retry makes a new one; your home is safe.",
     "deadline": "It took too long. Below are the last lines of its log, if it wrote any; Retry tries again.",
     "ended-at-once": "The machine ended right after it was started. Below are the last lines of its log.",
-    "shut-down": "The machine was shut down from inside or by an operator. Start brings it back once it is off.",
+    "shut-down": "The machine was shut down from inside or by an operator. Once it is off, Start brings it back.",
     "ended": "The machine ended by itself. Start brings it back.",
     "out-of-memory": "A program used up the machine's memory and was ended.",
     "process-limit": "A program started as many processes as the machine may have; more are refused. End some of "
