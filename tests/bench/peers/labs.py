@@ -1,6 +1,6 @@
 """P10 and P11: real JupyterLabs, through Beamport's local provider and JupyterHub's local spawner in turn.
 
-The floor is JupyterLab alone, from the image that Beamport's instances use; the peer's own is measured beside it.
+The floor is JupyterLab alone, as Beamport's instances start it; the peer's own is measured beside it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import aiohttp
 
@@ -33,10 +32,10 @@ def answers(url: str) -> bool:
         return False
 
 
-def alone(processes: Processes, python: Path, environment: dict[str, str]) -> float:
+def alone(processes: Processes, argv: list[str], environment: dict[str, str]) -> float:
     """Seconds from the start of JupyterLab to its first answer."""
     port = free_port()
-    argv = [str(python), "-m", "jupyterlab", "--allow-root", "--no-browser", f"--port={port}"]
+    argv = [*argv, "--allow-root", "--no-browser", f"--port={port}"]
     argv += ["--IdentityProvider.token=", f"--ServerApp.root_dir={processes.folder}"]
     took = processes.start("alone", argv, environment, lambda: answers(f"http://127.0.0.1:{port}/api"))
     processes.stop("alone")
@@ -49,7 +48,7 @@ class Labs:
     def __init__(self, http: aiohttp.ClientSession, processes: Processes, peers: Peers, portal: Running) -> None:
         self.http, self.processes, self.peers, self.portal = http, processes, peers, portal
         self.hub = Hub(peers, processes, "simple", free_port())
-        self.image = (portal.state / "images" / "jupyter").resolve() / "bin" / "python"
+        self.image = (portal.state / "images" / "jupyter").resolve()
         names = ("floor", "beamport", "beamport noticed", "floor of the peer", "jupyterhub", "jupyterhub noticed")
         self.samples = {name: Sample() for name in names}
         self.told: dict[str, float] = {}
@@ -65,12 +64,15 @@ class Labs:
         await asyncio.wait_for(ready.wait(), PATIENCE)
 
     async def floor(self, number: int) -> None:
-        environment = {"PATH": f"{self.image.parent}:{os.environ['PATH']}", "HOME": str(self.processes.folder)}
-        self.samples["floor"].add(await asyncio.to_thread(alone, self.processes, self.image, environment))
+        programs = self.image / "bin"
+        environment = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(self.processes.folder)}
+        argv = [str(programs / "python"), str(self.image / "start_jupyterlab.py")]
+        self.samples["floor"].add(await asyncio.to_thread(alone, self.processes, argv, environment))
 
     async def floor_of_the_peer(self, number: int) -> None:
         environment = self.peers.environment(HOME=str(self.processes.folder))
-        took = await asyncio.to_thread(alone, self.processes, self.peers.python, environment)
+        argv = [str(self.peers.python), "-m", "jupyterlab"]
+        took = await asyncio.to_thread(alone, self.processes, argv, environment)
         self.samples["floor of the peer"].add(took)
 
     async def ours(self, number: int) -> None:
