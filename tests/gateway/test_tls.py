@@ -240,7 +240,7 @@ def test_a_bad_certificate_is_refused_and_the_old_one_stays(gateway: Encrypted, 
 def test_it_does_not_start_with_a_bad_certificate(gateway: Encrypted, how: str) -> None:
     spoiled(gateway.authority, how)
     with pytest.raises(CannotStart, match="GATEWAY_TLS_CERT_FILE"):
-        Certificates(gateway.config, None)  # type: ignore[arg-type]
+        Certificates(gateway.config, gateway.gateway.log)
 
 
 # ---- plain http beside it ----
