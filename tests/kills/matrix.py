@@ -193,9 +193,11 @@ def power_cut(site: Site) -> Iterator[None]:
     site.parent.wait(10)
     for _ in range(3):  # what was just being made
         inside = [pid for pids in sandboxes(site).values() for pid in pids]
-        for pid in {*site.processes(), *inside}:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        everything = {*site.processes(), *inside}
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # so that nobody is left to note how another ended
+            for pid in everything:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
         time.sleep(0.2)
     assert not site.processes()
     with subprocess.Popen(["sleep", "600"], **(site.ids or portal_person().ids())) as stranger:
