@@ -231,16 +231,17 @@ def crossing(gateway: Harness, end: Callable[[], None]) -> Reply:
     _sid, cookie = gateway.session()
     with gateway.connect() as wire:
         used(gateway, wire, cookie)
-        blocked = threading.Event()
+        blocked, sent = threading.Event(), threading.Event()
 
         def block() -> None:
             blocked.set()
-            time.sleep(0.3)
+            assert sent.wait(10)
             end()
 
         gateway.loop.call_soon_threadsafe(block)
         assert blocked.wait(10)
         wire.send(request("GET", "/", gateway.host(), Cookie=cookie, Sec_Fetch_Site="same-origin"))
+        sent.set()
         return wire.reply()
 
 

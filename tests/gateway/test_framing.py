@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
 from collections.abc import Iterator
 from random import Random
 
@@ -363,18 +362,21 @@ def test_a_post_is_never_sent_twice(opened: Opened) -> None:
 
 
 def test_unasked_bytes_on_an_idle_connection_close_it(opened: Opened) -> None:
+    closed = asyncio.Event()
+
     async def chatty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await opened.backend.head(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         await writer.drain()
         await asyncio.sleep(0.1)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
-        await reader.read(1)
+        if await reader.read(1) == b"":
+            closed.set()
 
     opened.backend.handler = chatty
     opened.wire.send(opened.head())
     assert opened.wire.reply().body == b"ok"
-    time.sleep(0.3)
+    opened.gateway.until(closed.is_set)
     opened.wire.send(opened.head())
     assert opened.wire.reply().body == b"ok"
     assert opened.backend.connections == 2

@@ -48,7 +48,7 @@ async def test_a_page_that_never_reads_holds_nobody_up(rig: Rig) -> None:
             # more than all buffers on the way hold
             for burst in range(40):
                 await asyncio.to_thread(say, rig, browser.person.uid, 50, f"-{burst}-" + "x" * 8000)
-                await until(lambda told=50 * (burst + 1): events.names().count("instance-changed") == told)
+                await until(lambda told=50 * (burst + 1): events.names().count("instance-changed") >= told)
             assert memory_of(rig.web.pid) - memory < 20 * 2**20
 
 

@@ -96,8 +96,9 @@ def test_a_fork_storm_ends_at_the_limit_and_the_next_session_starts(which: str, 
     host: Host = request.getfixturevalue(which)
     alice = host.create()
     alice.spawn(STORM)
+    until(lambda: len(host.processes()) > 100)
     time.sleep(2)
-    assert 100 < len(host.processes()) < 600
+    assert len(host.processes()) < 600
     if which == "host":  # the kernel counts what it refused; in a user namespace nobody does
         assert until(lambda: host.provider.look(alice.name).reason) == "process-limit"
         assert host.phase(alice.name) is Phase.RUNNING

@@ -274,8 +274,8 @@ def test_a_shut_down_from_inside_is_seen_and_told(host: Host) -> None:
             heard.set()
 
     threading.Thread(target=lambda: host.provider.watch(wake), daemon=True).start()
-    time.sleep(0.2)
-    alice.spawn("import os, signal, time; time.sleep(0.1); os.kill(os.getppid(), signal.SIGTERM)")
+    # late enough for the watch to have begun
+    alice.spawn("import os, signal, time; time.sleep(2); os.kill(os.getppid(), signal.SIGTERM)")
     assert heard.wait(10)
     seen = host.provider.look(alice.name)
     assert (seen.phase, seen.reason) == (Phase.STOPPED, "ended")
