@@ -126,7 +126,7 @@ def test_a_full_home_still_starts(host: Host) -> None:
 
 def test_who_fills_more_disk_than_the_plan_has_is_stopped_with_the_reason(host: Host) -> None:
     alice = host.create(flavour=FlavourSpec("small", 1, 256 * MIB, 8 * MIB))
-    alice.run("open('/work/big', 'wb').write(b'x' * (12 << 20))")
+    alice.spawn("open('/work/big', 'wb').write(b'x' * (12 << 20))")
     seen = until(lambda: (one := host.provider.look(alice.name)).phase is Phase.STOPPED and one)
     assert seen.reason == "disk-full"
     host.provider.delete(alice.name)
