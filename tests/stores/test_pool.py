@@ -20,7 +20,7 @@ from portal.lib.postgres.pool import Connection, Outage, Pool
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     monkeypatch.setattr(limits, "connections", 3)
-    monkeypatch.setattr(limits, "patience", 2.0)
+    monkeypatch.setattr(limits, "patience", 20.0)
     monkeypatch.setattr(pools, "pool", Pool())
     monkeypatch.setattr(pools, "outage", Outage())
     yield pools.pool

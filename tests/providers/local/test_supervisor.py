@@ -424,14 +424,15 @@ def test_the_check_says_which_bubblewrap_is_used(tmp_path: Path) -> None:
 def test_a_hung_supervisor_is_unavailable_soon(fragile: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     from instances.providers.local import provider
 
-    monkeypatch.setattr(provider, "_LOOK", 0.3)
     assert fragile.process is not None
     fragile.process.send_signal(signal.SIGSTOP)
     try:
-        with pytest.raises(ProviderUnavailable):
-            list(fragile.provider.observe())
-        with pytest.raises(ProviderUnavailable):
-            fragile.provider.look("bp-any")
+        with monkeypatch.context() as impatient:
+            impatient.setattr(provider, "_LOOK", 0.3)
+            with pytest.raises(ProviderUnavailable):
+                list(fragile.provider.observe())
+            with pytest.raises(ProviderUnavailable):
+                fragile.provider.look("bp-any")
     finally:
         fragile.process.send_signal(signal.SIGCONT)
     assert list(fragile.provider.observe()) == []
