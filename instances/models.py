@@ -194,7 +194,9 @@ class Instance(models.Model):
     missing_seen = models.PositiveSmallIntegerField(default=0)
     leased_until = models.DateTimeField(null=True, blank=True)
     lease_token = models.UUIDField(null=True, blank=True)
-    due_at = models.DateTimeField(null=True, blank=True, help_text="when the next look is due; null = not by itself")
+    due_at = models.DateTimeField(
+        null=True, blank=True, help_text="when the next look is due; null = not by itself, or being looked at"
+    )
     endpoints = models.JSONField(default=list, blank=True)
     ready_at = models.DateTimeField(null=True, blank=True)
     silent_since = models.DateTimeField(null=True, blank=True, help_text="since when no gateway has heard it")
@@ -224,7 +226,11 @@ class Instance(models.Model):
             ),
         ]
         indexes = [
-            models.Index(fields=["due_at"], name="instance_due", condition=Q(due_at__isnull=False)),
+            models.Index(
+                fields=["due_at"],
+                name="instance_due",
+                condition=Q(due_at__isnull=False) | Q(leased_until__isnull=False),
+            ),
             models.Index(fields=["updated_at"], name="instance_updated"),
             models.Index(fields=["owner", "-id"], name="instance_owner"),
         ]

@@ -53,14 +53,14 @@ def run(pk: int, given: Observation | None = None) -> None:
         instance = leases.take(pk)
         if instance is None:
             return
-        token, taken_due = _token(instance), instance.due_at
+        token = _token(instance)
         wait = Wait(timedelta(seconds=5))
         try:
             wait = _steps(instance, token, given)
         except Exception:
             log.exception("step failed", instance=str(instance.uid))
         finally:
-            leases.release(pk, token, taken_due, wait.time)
+            leases.release(pk, token, wait.time)
         given = None
         # a verb that came while the lease was held is served now
         if not Instance.objects.filter(pk=pk, due_at__lte=clock.Now()).exists():

@@ -23,7 +23,6 @@ from auth import restored
 from instances import clouds, homes, jobs, leases, reconcile, sweep
 from instances.models import Instance, Provider
 from instances.providers.base import Observation
-from instances.transitions import lease_free
 from portal.lib.beat import Beat
 from portal.lib.clock import Now
 
@@ -93,8 +92,7 @@ class Ticker(threading.Thread):
 
     # ---- what is due ----
     def _due_instances(self) -> None:
-        due = Instance.objects.filter(lease_free(), due_at__lte=Now()).alive().order_by("due_at")
-        for pk in due.values_list("pk", flat=True)[:BATCH]:
+        for pk in leases.due().values_list("pk", flat=True)[:BATCH]:
             self._reconcile(pk, None)
 
     def _reconcile(self, pk: int, seen: Observation | None) -> None:

@@ -7,12 +7,10 @@ from itertools import pairwise
 
 from django.db.models import F, Model
 
-from instances import jobs, reconcile, sweep, transitions
+from instances import jobs, leases, reconcile, sweep, transitions
 from instances.lifecycle import SERVED, Phase, State
 from instances.models import Instance, Job, Leftover, Provider
 from instances.providers.memory import MemoryProvider
-from instances.transitions import lease_free
-from portal.lib.clock import Now
 
 TIMES: dict[type[Model], tuple[str, ...]] = {
     Instance: (
@@ -41,8 +39,7 @@ def work() -> None:
     for row in Provider.objects.filter(enabled=True):
         if jobs.claim(f"sweep:{row.pk}", sweep.EVERY):
             sweep.sweep(row)
-    due = Instance.objects.filter(lease_free(), due_at__lte=Now()).alive().order_by("due_at")
-    for pk in list(due.values_list("pk", flat=True)):
+    for pk in list(leases.due().values_list("pk", flat=True)):
         reconcile.run(pk)
     sweep.clear_leftovers()
 

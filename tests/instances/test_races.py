@@ -158,7 +158,7 @@ def test_of_a_hundred_workers_one_holds_an_instance(racers, request_one):
     results = racers.run(lambda: leases.take(instance.pk))
     (held,) = of(results, Instance)
     assert results.count(None) == 99
-    leases.release(held.pk, held.lease_token, held.due_at, None)
+    leases.release(held.pk, held.lease_token, None)
 
 
 @pytest.mark.usefixtures("again")
@@ -311,7 +311,7 @@ def test_a_clock_that_is_off_takes_nobodys_lease_job_deadline_or_ticket(request_
         assert not jobs.claim("sweep", timedelta(seconds=30))
         assert Session.objects.get(pk=session.pk).expires_at > clock.now()
         assert entry.redeem(ticket, digest("nonce"), instance.slug).user == alice
-    leases.release(instance.pk, held.lease_token, held.due_at, None)
+    leases.release(instance.pk, held.lease_token, None)
     forward(31)
     with clock_off(off):
         assert leases.take(instance.pk) is not None
