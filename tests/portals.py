@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,7 @@ from pathlib import Path
 
 from portal.embedded.people import Ids
 from portal.embedded.processes import started_at
+from tests import ports
 
 ROOT = Path(__file__).resolve().parent.parent
 #: what the suite's own plugin set for the tests in this process, and the portal under test must not inherit
@@ -35,20 +34,8 @@ def until(what: Callable[[], object], seconds: float = 60) -> None:
 
 
 def free_port() -> int:
-    """Return a port that is free together with the next one (the demo provider's).
-
-    Below the range that the kernel hands out to connections by itself: set-up may take a minute before it is used.
-    """
-    for _ in range(200):
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as first, socket.socket() as second:
-            try:
-                first.bind(("127.0.0.1", port))
-                second.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no two free ports in a row")
+    """Return a port that is free together with the next one (the demo provider's)."""
+    return ports.free_port(2)
 
 
 def environment(state: Path, port: int, **more: str) -> dict[str, str]:

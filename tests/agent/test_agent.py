@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.labs.kubernetes.cluster import free_ports
+from tests.ports import free_port
 
 AGENT = Path(__file__).resolve().parents[2] / "deploy" / "images" / "agent" / "agent.py"
 _spec = importlib.util.spec_from_file_location("agent_of_the_tests", AGENT)
@@ -37,7 +37,7 @@ class Session:
     """An agent with a child."""
 
     def __init__(self, *command: str, **environment: str) -> None:
-        [self.port] = free_ports(1)
+        self.port = free_port()
         given = {"AGENT_PORT": str(self.port), "AGENT_TOKEN": TOKEN, "BEAMPORT_INSTANCE": UID, **environment}
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(AGENT), "--", *command],
@@ -214,7 +214,7 @@ def test_who_says_nothing_does_not_keep_others_out(session):
 
 
 def test_a_jupyter_that_is_away_or_answers_nonsense_is_unknown(jupyter):
-    [nobody] = free_ports(1)
+    nobody = free_port()
     assert agent.activity(nobody, "jupyters") is None
     assert agent.activity(jupyter, "another") is None
 
@@ -318,5 +318,5 @@ def test_as_the_first_process_it_buries_orphans():
     """Nobody else would: a container's kernels and terminals leave them."""
     argv = [sys.executable, "-I", "-B", str(AGENT), "--", sys.executable, "-c", _ORPHAN]
     unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    done = subprocess.run([*unshare, *argv], env={"AGENT_PORT": str(free_ports(1)[0])}, capture_output=True, timeout=55)
+    done = subprocess.run([*unshare, *argv], env={"AGENT_PORT": str(free_port())}, capture_output=True, timeout=55)
     assert done.stdout.decode().split() == ["1", "False"], done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from auth.backends import PortalOIDCBackend
 from auth.models import Identity, Person, RoleGrant, User
 from tests.auth.conftest import Browser, leads_to
 from tests.factories.auth import FacilityFactory, PersonFactory
+from tests.ports import free_port
 
 
 def wheel() -> Path:
@@ -54,11 +54,6 @@ class DemoProvider:
             "issuer": self.issuer,
             "client_secret": "a secret: with/odd characters%",
         }
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def environment(place: Path, port: int, portal: str = "") -> dict[str, str]:

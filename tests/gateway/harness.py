@@ -7,7 +7,6 @@ import base64
 import contextlib
 import json
 import os
-import random
 import shutil
 import socket
 import tempfile
@@ -481,12 +480,3 @@ def door(*, redirects: bool = False) -> Door:
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     sock.setblocking(False)
     return Door(sock, redirects)
-
-
-def free_port() -> int:
-    """Return a port for another process, below those that the kernel gives to connections."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.socket() as sock:
-            sock.bind(("127.0.0.1", port))
-            return port

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from instances.gateway.tunnel import accept_of
-from tests.gateway.harness import INSTANCE_KEY, TOKEN, WAIT, Harness, Reply, Wire, free_port, request
+from tests.gateway.harness import INSTANCE_KEY, TOKEN, WAIT, Harness, Reply, Wire, request
+from tests.ports import free_port
 
 SLUG = "alpha1234"
 _KEY = "dGhlIHNhbXBsZSBub25jZQ=="

@@ -20,7 +20,8 @@ from instances.gateway.config import CannotStart, read
 from instances.gateway.server import Gateway
 from instances.gateway.upstream import Endpoint, NotConnected, Pool, Target, open_socket
 from instances.lifecycle import State
-from tests.gateway.harness import INSTANCE_KEY, Backend, Harness, Wire, free_port, request
+from tests.gateway.harness import INSTANCE_KEY, Backend, Harness, Wire, request
+from tests.ports import free_port
 
 
 # ---- the link ----

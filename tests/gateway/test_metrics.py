@@ -12,10 +12,11 @@ import pytest
 
 from instances.gateway import metrics
 from instances.gateway.config import CannotStart, Limits, read
-from tests.gateway.harness import Harness, free_port, request
+from tests.gateway.harness import Harness, request
 from tests.gateway.processes import Front, Service
 from tests.gateway.test_link import GOOD
 from tests.gateway.test_sockets import Sockets
+from tests.ports import free_port
 
 
 def parsed(text: str) -> dict[str, float]:

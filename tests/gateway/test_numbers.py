@@ -24,9 +24,10 @@ from instances.gateway.config import Limits
 from instances.gateway.log import Log
 from instances.gateway.routes import Routes
 from instances.gateway.session import Sessions
-from tests.gateway.harness import Harness, Wire, free_port, request
+from tests.gateway.harness import Harness, Wire, request
 from tests.gateway.processes import Front, Service, descriptors
 from tests.gateway.test_metrics import figures, scrape
+from tests.ports import free_port
 
 
 # ---- connections ----

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from instances.gateway.tunnel import accept_of
-from tests.gateway.harness import Harness, Wire, free_port, request
+from tests.gateway.harness import Harness, Wire, request
 from tests.gateway.processes import SLUG, Front, Service, descriptors
 from tests.gateway.test_metrics import scrape
+from tests.ports import free_port
 
 _KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 _BIG = b"x" * 3_000_000

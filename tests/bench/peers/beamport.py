@@ -12,7 +12,8 @@ from portal.embedded.processes import Child
 from portal.embedded.stack import Stack
 from portal.embedded.state import State
 from tests.bench.api_for_bench import Account, Api
-from tests.bench.peers.lib import PATIENCE, free_port
+from tests.bench.peers.lib import PATIENCE
+from tests.ports import free_port
 
 USERS = 120
 PLAN = "bench"

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.bench.peers.lib import PATIENCE, Processes, free_port
+from tests.bench.peers.lib import PATIENCE, Processes
 from tests.bench.peers.setup import Peers
+from tests.ports import free_port
 
 CONFIG = Path(__file__).resolve().parent / "jupyterhub_config.py"
 

@@ -16,9 +16,10 @@ import aiohttp
 
 from tests.bench import story
 from tests.bench.peers.hub import Hub
-from tests.bench.peers.lib import PATIENCE, Goal, Processes, Sample, free_port, in_turn, scratch
+from tests.bench.peers.lib import PATIENCE, Goal, Processes, Sample, in_turn, scratch
 from tests.bench.peers.setup import Peers
 from tests.browser.conftest import Running, start, stop
+from tests.ports import free_port
 
 
 def answers(url: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import socket
 import statistics
@@ -58,20 +57,6 @@ def load() -> str:
 
 
 # ---- processes ----
-def free_port(count: int = 1) -> int:
-    """The first of `count` free ports in a row, below the range that the kernel hands out by itself."""
-    for _ in range(200):
-        first = random.randrange(20_000, 30_000)
-        with contextlib.ExitStack() as held:
-            try:
-                for port in range(first, first + count):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return first
-    raise RuntimeError(f"no {count} free ports in a row")
-
-
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.2)

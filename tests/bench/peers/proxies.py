@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench.peers.lib import PATIENCE, ROOT, Processes, cpu, free_port, listens, pss
+from tests.bench.peers.lib import PATIENCE, ROOT, Processes, cpu, listens, pss
 from tests.bench.peers.setup import Peers
+from tests.ports import free_port
 
 OURS, NGINX, TUNED, CHP, JSP = (
     "beamport",

@@ -12,8 +12,9 @@ import aiohttp
 from tests.bench.api_for_bench import Handle
 from tests.bench.peers.beamport import Beamport
 from tests.bench.peers.hub import Hub
-from tests.bench.peers.lib import PATIENCE, ROOT, Goal, Processes, Sample, free_port, in_turn, listens, scratch
+from tests.bench.peers.lib import PATIENCE, ROOT, Goal, Processes, Sample, in_turn, listens, scratch
 from tests.bench.peers.setup import Peers
+from tests.ports import free_port
 
 ONE_BY_ONE = 10
 AT_ONCE = (20, 100)

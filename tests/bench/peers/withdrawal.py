@@ -22,9 +22,10 @@ import aiohttp
 from tests.bench.api_for_bench import Account, Handle
 from tests.bench.peers.at_keycloak import AtKeycloak
 from tests.bench.peers.beamport import Beamport, token
-from tests.bench.peers.lib import PATIENCE, ROOT, Goal, Processes, Sample, free_port, in_turn, listens, scratch
+from tests.bench.peers.lib import PATIENCE, ROOT, Goal, Processes, Sample, in_turn, listens, scratch
 from tests.bench.peers.setup import Peers
 from tests.bench.peers.sockets import connect
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.bench.peers.endings import Ending, Visit

@@ -30,6 +30,7 @@ from instances.providers.kubernetes.site import Site
 from tests.labs.kubernetes import commands, kwok
 from tests.labs.kubernetes.pki import Pki
 from tests.labs.kubernetes.processes import Daemon
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 MANIFESTS = ROOT / "deploy" / "kubernetes"
@@ -331,15 +332,3 @@ def _is_open(port: int) -> bool:
     with socket.socket() as tried:
         tried.settimeout(1)
         return tried.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of loopback that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

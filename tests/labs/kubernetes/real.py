@@ -11,8 +11,9 @@ from instances.providers.base import ProviderError, Spec
 from instances.providers.kubernetes import manifests
 from instances.providers.kubernetes.build import PATH, pack
 from tests.labs.kubernetes import node, room
-from tests.labs.kubernetes.cluster import COMPONENTS, NAMESPACE, Lab, Object, free_ports
+from tests.labs.kubernetes.cluster import COMPONENTS, NAMESPACE, Lab, Object
 from tests.labs.kubernetes.processes import DidNotStart
+from tests.ports import free_ports
 
 _NETWORK = {"net/ipv4/ip_forward": 1, "net/bridge/bridge-nf-call-iptables": 1, "net/bridge/bridge-nf-call-ip6tables": 1}
 

@@ -19,7 +19,8 @@ import yaml
 from instances.providers.base import ProviderError
 from instances.providers.kubernetes import manifests
 from tests.gateway.authority import Authority
-from tests.labs.kubernetes.cluster import ROOT, Lab, free_ports
+from tests.labs.kubernetes.cluster import ROOT, Lab
+from tests.ports import free_port
 from tests.providers.kubernetes.objects import site
 from tests.providers.kubernetes.test_manifests import SPEC
 
@@ -133,7 +134,7 @@ def copied(target: Path) -> None:
 def test_what_its_image_holds_suffices_to_start_it(gateway, tmp_path):
     """With the manifests' own variables, files in the modes that they have there, and no portal."""
     copied(tmp_path / "code")
-    [port] = free_ports(1)
+    port = free_port()
     settings = of_kind(gateway, "ConfigMap")["data"]
     container = of_kind(gateway, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     pair = Authority(tmp_path).pair("portal.example.org", "*.apps-example.org", file="tls")

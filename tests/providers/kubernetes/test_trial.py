@@ -14,8 +14,8 @@ import pytest
 from instances.providers.base import Finding, ImageSpec, ProviderError, Rejected
 from instances.providers.kubernetes import KubernetesProvider, trial
 from instances.providers.kubernetes.trial import Trial
-from tests.labs.kubernetes.cluster import free_ports
 from tests.portals import until
+from tests.ports import free_ports
 from tests.providers.kubernetes.conftest import options_of
 from tests.providers.kubernetes.faults import raises_in_time
 
